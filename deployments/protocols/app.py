@@ -1,0 +1,117 @@
+"""What the protocols share: the model they are built around, bodies in and out, the app they make up.
+
+Knows no protocol's shapes.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import orjson
+from fastapi import APIRouter, FastAPI, Request
+from fastapi_offline import FastAPIOffline
+from pydantic import BaseModel, ValidationError
+from starlette._utils import get_route_path
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+
+from deployments.engines import Task
+from deployments.errors import BadRequest, MethodNotAllowed, NotFound, ServeAppError
+from deployments.protocols.dialects import response
+from deployments.settings import ModelIdentity, ModelSettings
+
+Body = TypeVar("Body", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class ModelStatus:
+    """What a model says of itself."""
+
+    name: str
+    task: Task
+    engine: str
+    state: str
+    progress: str = ""
+    failure: str | None = None
+    pid: int | None = None
+
+
+class Served(Protocol):
+    """The model behind the routers, as they see it."""
+
+    identity: ModelIdentity
+    settings: ModelSettings
+
+    def engine(self, request: Request) -> AbstractAsyncContextManager[Any]:
+        """The loaded engine, waited for within the request's deadline. Raises `ModelUnavailable`."""
+
+    def status(self) -> ModelStatus: ...
+
+    def check(self) -> None:
+        """Raise `ModelUnavailable` unless the model is ready."""
+
+    def dimensions(self) -> int | None:
+        """Length of its vectors, once that is known."""
+
+
+def json_response(content: object, status: int = 200) -> Response:
+    """A JSON body by orjson, which takes numpy arrays as they are."""
+    return Response(orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY), status, media_type="application/json")
+
+
+async def read_json(request: Request, shape: type[Body]) -> Body:
+    """The body as `shape`, whatever its content type says. Raises `BadRequest` naming what is wrong."""
+    try:
+        return shape.model_validate_json(await request.body())
+    except ValidationError as error:
+        raise _explain(error) from None
+
+
+def _explain(error: ValidationError) -> BadRequest:
+    """The first things that pydantic found wrong, in one sentence."""
+    found = error.errors(include_url=False, include_input=False)
+    wrong = "; ".join(f"{_place(one['loc'])}{one['msg'].removeprefix('Value error, ')}" for one in found[:3])
+    more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
+    first = found[0]["loc"]
+    return BadRequest(f"Unrecognized request format: {wrong}{more}", param=str(first[0]) if first else None)
+
+
+def _place(loc: Sequence[int | str]) -> str:
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).lstrip(".")
+    return f"{path}: " if path else ""
+
+
+def json_body(shape: type[BaseModel]) -> dict[str, object]:
+    """The OpenAPI description of a JSON body that a route reads by itself."""
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": shape.model_json_schema()}}}}
+
+
+def build_app(title: str, routers: Sequence[APIRouter], description: str = "") -> FastAPI:
+    """An ASGI app of these routers, with `/docs`, and with every refusal in the caller's dialect."""
+    app: FastAPI = FastAPIOffline(title=title, description=description, redoc_url=None, openapi_url="/openapi.json")
+    for router in routers:
+        app.include_router(router)
+
+    async def refuse(request: Request, error: Exception) -> Response:
+        return response(_as_ours(request, error, app), request.url.path)
+
+    app.add_exception_handler(ServeAppError, refuse)
+    app.add_exception_handler(HTTPException, refuse)
+    app.add_exception_handler(ClientDisconnect, refuse)
+    return app
+
+
+def _as_ours(request: Request, error: Exception, app: FastAPI) -> ServeAppError:
+    """Starlette's own refusals as errors of ours, naming what would have been valid."""
+    if isinstance(error, ServeAppError):
+        return error
+    path = get_route_path(request.scope)
+    paths: dict[str, dict[str, object]] = app.openapi()["paths"]
+    if isinstance(error, HTTPException) and error.status_code == 405:
+        allowed = ", ".join(method.upper() for method in paths.get(path, {})) or "another method"
+        return MethodNotAllowed(f"{request.method} is not allowed on {path}; it takes {allowed}")
+    if isinstance(error, HTTPException) and error.status_code == 404:
+        return NotFound(f"nothing at {path}; here are {', '.join(paths)}")
+    return BadRequest(str(error) or "the client went away before its request was complete")

@@ -1,0 +1,125 @@
+"""What a server and its models say of themselves, in OpenAI's, KServe V1's and Open Inference's shapes.
+
+The same functions answer for one model (in its replica) and for all of them (in the gateway).
+Formats: OpenAI's models API; KServe V1; Open Inference Protocol (V2) REST.
+"""
+
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from deployments.engines import Task
+from deployments.errors import ModelNotFound
+from deployments.protocols.app import ModelStatus, Served, json_response
+
+SERVER = {"name": "serve-app", "version": version("serve-app"), "extensions": []}
+
+
+def model_list(models: Sequence[tuple[str, Sequence[str], str]]) -> dict[str, object]:
+    """`GET /v1/models` for models given as name, aliases, task: both dialects at once."""
+    return {
+        "object": "list",
+        "data": [_card(id, name, task) for name, aliases, task in models for id in (name, *aliases)],
+        "models": [name for name, _, _ in models],
+    }
+
+
+def _card(id: str, name: str, task: str) -> dict[str, object]:
+    return {"id": id, "object": "model", "created": 0, "owned_by": "serve-app", "root": name, "task": task}
+
+
+def tensors_of(task: Task, dimensions: int | None) -> dict[str, object]:
+    """V2's `inputs` and `outputs` of a task; -1 is a length that varies or is not known yet."""
+
+    def tensor(name: str, datatype: str, *shape: int) -> dict[str, object]:
+        return {"name": name, "datatype": datatype, "shape": shape}
+
+    if task == "embed":
+        return {
+            "inputs": [tensor("input", "BYTES", -1)],
+            "outputs": [tensor("embeddings", "FP32", -1, dimensions or -1)],
+        }
+    return {
+        "inputs": [tensor("query", "BYTES", 1), tensor("documents", "BYTES", -1)],
+        "outputs": [tensor("scores", "FP32", -1)],
+    }
+
+
+def health(models: Sequence[ModelStatus]) -> Response:
+    """`GET /v2/health/ready`: ready once every model has come up or failed, and one can answer.
+
+    A model that failed does not take the server's readiness with it; its own readiness says why.
+    """
+    settled = all(model.state in ("ready", "failed") for model in models)
+    ready = settled and any(model.state == "ready" for model in models)
+    listed = [
+        {"name": m.name, "state": m.state, **({"progress": m.progress} if m.progress else {})}
+        | ({"reason": m.failure} if m.failure else {})
+        for m in models
+    ]
+    return json_response({"ready": ready, "models": listed}, 200 if ready else 503)
+
+
+def router(served: Served | None) -> APIRouter:  # noqa: C901  # a flat list of routes, one branch in all
+    """The routes of one model; `served` is None for documentation only."""
+    api = APIRouter(tags=["models"])
+
+    def mine(name: str) -> Served:
+        assert served
+        if name not in (served.identity.name, *served.settings.aliases):
+            raise ModelNotFound.named(name, [served.identity.name])
+        return served
+
+    @api.get("/", summary="Liveness, as KServe answers it")
+    async def alive() -> Response:
+        return json_response({"status": "alive"})
+
+    @api.get("/v1/models", summary="List of models (OpenAI and KServe V1)")
+    async def list_models() -> Response:
+        assert served
+        one = served.status()
+        return json_response(model_list([(one.name, served.settings.aliases, one.task)]))
+
+    @api.get("/v1/models/{model:path}", summary="One model (OpenAI and KServe V1)")
+    async def one_model(model: str) -> Response:
+        found = mine(model)
+        found.check()
+        status = found.status()
+        return json_response({"name": status.name, "ready": True, **_card(model, status.name, status.task)})
+
+    @api.get("/v2", summary="Server metadata")
+    async def server() -> Response:
+        return json_response(SERVER)
+
+    @api.get("/v2/health/live", summary="Liveness")
+    async def live() -> Response:
+        return json_response({"live": True})
+
+    @api.get("/v2/health/ready", summary="Readiness")
+    async def ready() -> Response:
+        assert served
+        return health([served.status()])
+
+    @api.get("/v2/models", summary="Names of the models")
+    async def names() -> Response:
+        assert served
+        return json_response({"models": [served.identity.name]})
+
+    @api.get("/v2/models/{model}", summary="Model metadata")
+    async def metadata(model: str) -> Response:
+        found = mine(model)
+        status = found.status()
+        tensors = tensors_of(status.task, found.dimensions())
+        return json_response({"name": status.name, "versions": [], "platform": f"serve-app-{status.engine}", **tensors})
+
+    @api.get("/v2/models/{model}/ready", summary="Model readiness")
+    async def model_ready(model: str) -> Response:
+        found = mine(model)
+        found.check()
+        status = found.status()
+        update = {"reason": f"the newest settings are not in force: {status.failure}"} if status.failure else {}
+        return json_response({"name": found.identity.name, "ready": True, **update})
+
+    return api

@@ -1,0 +1,66 @@
+"""What a replica is told about its model: its identity (fixed for its life) and its settings.
+
+The settings are exactly what travels in Ray Serve's `user_config`, so that changing one is a
+`reconfigure()` and not a restart. Knows nothing of routes, scaling or other models.
+"""
+
+import re
+from datetime import timedelta
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
+
+_DURATION = re.compile(r"(?:(?P<h>\d+(?:\.\d+)?)h)?(?:(?P<m>\d+(?:\.\d+)?)m)?(?:(?P<s>\d+(?:\.\d+)?)s)?")
+
+
+def parse_duration_s(text: object) -> object:
+    """Seconds of a duration as people write it: `90`, `90s`, `10m`, `1h30m`. Anything else passes unchanged."""
+    if isinstance(text, timedelta):
+        return text.total_seconds()
+    if not isinstance(text, str):
+        return text
+    match = _DURATION.fullmatch(text.strip().replace(" ", ""))
+    if not match or not any(match.groups()):
+        raise ValueError(f"{text!r} is not a duration; write seconds, or for example 30s, 10m, 1h30m")
+    hours, minutes, seconds = (float(part or 0) for part in match.group("h", "m", "s"))
+    return hours * 3600 + minutes * 60 + seconds
+
+
+DurationS = Annotated[
+    float,
+    BeforeValidator(parse_duration_s),
+    Field(gt=0, allow_inf_nan=False),
+    PlainSerializer(lambda s: s, return_type=float),
+    WithJsonSchema(
+        {"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "string"}], "examples": ["30s", "10m"]}
+    ),
+]
+
+
+class Frozen(BaseModel):
+    """Base of everything read from a catalog: unknown keys refused, nothing changed after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Limits(Frozen):
+    """Bounds on one request and on what may wait for the engine."""
+
+    max_inputs: int = Field(2048, gt=0, description="texts, documents or pairs in one request")
+    max_queue: int = Field(100_000, gt=0, description="inputs waiting for the engine before requests get 429")
+
+
+class ModelIdentity(Frozen):
+    """Structure: what cannot change without a new replica."""
+
+    name: str
+    engine: str
+
+
+class ModelSettings(Frozen):
+    """Settings: what `reconfigure()` can change. A change of `source` or `options` loads a new version."""
+
+    source: str
+    options: dict[str, Any] = {}
+    aliases: tuple[str, ...] = ()
+    limits: Limits = Limits()

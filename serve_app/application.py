@@ -1,0 +1,139 @@
+"""From a catalog to a Ray Serve application: one deployment for each model, and the gateway before them.
+
+Structure (which models, on which engines) is in the deployments' arguments; everything else is in
+`user_config` and in options that Ray Serve changes in place, so that changing one model leaves the
+others' processes alone. See `serve_config` for the same as a Serve config file.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import orjson
+from pydantic import BaseModel, ConfigDict
+from ray import serve
+from ray.serve import Application
+from ray.serve.schema import LoggingConfig
+
+from deployments.replica import ModelReplica
+from serve_app import catalog as catalogs
+from serve_app import environment
+from serve_app.catalog import Catalog, Model, Scaling
+from serve_app.gateway import Gateway, GatewaySettings
+from serve_app.resolve import ModelEntry
+
+GATEWAY = "gateway"
+MAX_ANSWER_BYTES = 1 << 30
+"""What the gateway's gRPC channels accept in one answer; Ray's 4 MiB would lose larger ones."""
+HEALTH_PERIOD_S = 2.0
+"""How soon a replica that died is noticed and replaced."""
+
+
+class BuildArgs(BaseModel):
+    """Arguments of the application: `args:` in a Serve config, `key=value` on `serve run`'s command line."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    catalog: str | dict[str, Any] | None = None
+    """A catalog's file, a shipped one's name, or the catalog itself. By default `SERVE_APP_CATALOG`."""
+    structure: str | None = None
+    """Digest of the catalog's structure, so that Ray Serve rebuilds the application when that changes."""
+
+
+def build(args: BuildArgs) -> Application:
+    """The application of a catalog. Raises `CatalogError` where the catalog is not valid."""
+    given = args.catalog or environment.catalog_name()
+    catalog = catalogs.parse(given) if isinstance(given, dict) else catalogs.load(given)
+    replicas = {model.name: _replica(model) for model in catalog.models}
+    deployment = serve.deployment(serve.ingress()(Gateway))
+    return deployment.options(
+        name=GATEWAY, logging_config=LoggingConfig(enable_access_log=False), **gateway_options(catalog)
+    ).bind(replicas)
+
+
+def _replica(model: Model) -> Application:
+    deployment = serve.deployment(ModelReplica)
+    return deployment.options(
+        name=model.name, logging_config=LoggingConfig(enable_access_log=False), **model_options(model)
+    ).bind(model.identity.model_dump(mode="json"))
+
+
+def model_options(model: Model) -> dict[str, Any]:
+    """Ray Serve's options of a model's deployment, as its schema spells them."""
+    variables = {} if model.resources.gpu else {"CUDA_VISIBLE_DEVICES": ""}
+    actor: dict[str, Any] = {"num_cpus": model.resources.cpu, "num_gpus": model.resources.gpu}
+    if model.resources.memory:
+        actor["memory"] = int(model.resources.memory)
+    if variables:
+        actor["runtime_env"] = {"env_vars": variables}
+    return {
+        "ray_actor_options": actor,
+        "user_config": model.settings.model_dump(mode="json"),
+        "health_check_period_s": HEALTH_PERIOD_S,
+        "health_check_timeout_s": 60.0,
+        **scaling_options(model.scaling),
+    }
+
+
+def gateway_options(catalog: Catalog) -> dict[str, Any]:
+    """Ray Serve's options of the gateway's deployment."""
+    entries = tuple(
+        ModelEntry(
+            name=model.name,
+            task=model.task,
+            route=model.route,
+            predictor=model.predictor,
+            aliases=model.aliases,
+            timeout_s=model.timeout,
+        )
+        for model in catalog.models
+    )
+    settings = GatewaySettings(models=entries, max_body=int(catalog.gateway.max_body))
+    variables = {"RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(MAX_ANSWER_BYTES), "CUDA_VISIBLE_DEVICES": ""}
+    return {
+        "ray_actor_options": {"num_cpus": catalog.gateway.cpu, "runtime_env": {"env_vars": variables}},
+        "user_config": settings.model_dump(mode="json"),
+        "health_check_period_s": HEALTH_PERIOD_S,
+        **scaling_options(catalog.gateway.scaling),
+    }
+
+
+def scaling_options(scaling: Scaling) -> dict[str, Any]:
+    """Autoscaling bounds, with room above the target so that a burst queues in the replica's engine."""
+    return {
+        "autoscaling_config": {
+            "min_replicas": scaling.min,
+            "max_replicas": scaling.max,
+            "target_ongoing_requests": scaling.target,
+        },
+        "max_ongoing_requests": 4 * scaling.target,
+        "max_queued_requests": 64 * scaling.target,
+    }
+
+
+def serve_config(catalog: Catalog, path: Path, http: dict[str, Any]) -> dict[str, Any]:
+    """The Serve config (`serve deploy`, `PUT /api/serve/applications/`) of the catalog in file `path`.
+
+    Deploying it again after a change of settings reconfigures the models concerned and no other.
+    """
+    return {
+        "http_options": http,
+        "applications": [
+            {
+                "name": catalog.name,
+                "route_prefix": "/",
+                "import_path": "serve_app:build",
+                "args": {"catalog": str(path), "structure": structure(catalog)},
+                "deployments": [
+                    {"name": GATEWAY, **gateway_options(catalog)},
+                    *({"name": model.name, **model_options(model)} for model in catalog.models),
+                ],
+            }
+        ],
+    }
+
+
+def structure(catalog: Catalog) -> str:
+    """Digest of what only new replicas can change: which models there are, and their identities."""
+    identities = [model.identity.model_dump(mode="json") for model in catalog.models]
+    return hashlib.sha256(orjson.dumps(identities)).hexdigest()[:16]

@@ -1,0 +1,229 @@
+"""The catalog: which models there are, what each needs, how each scales. The only configuration.
+
+One YAML file, validated here; every complaint names the place and what is valid there.
+Knows nothing of Ray.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ByteSize, Field, StringConstraints, ValidationError, field_validator, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from deployments import engines
+from deployments.engines import Task
+from deployments.errors import ServeAppError
+from deployments.settings import DurationS, Frozen, Limits, ModelIdentity, ModelSettings
+
+SHIPPED = Path(__file__).parent / "catalogs"
+RESERVED_ROUTES = ("/v1", "/v2", "/openai", "/docs", "/openapi.json", "/static-offline-docs", "/embed", "/rerank", "/-")
+"""First path segments that the application itself answers."""
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$", max_length=53)]
+"""A DNS label (RFC 1035) short enough for `<name>-predictor` to be one too."""
+Route = Annotated[str, StringConstraints(pattern=r"^(/[A-Za-z0-9._~-]+)+$")]
+
+
+class CatalogError(ServeAppError):
+    """A catalog that cannot be used; the message lists everything that is wrong with it."""
+
+    status = 400
+    code = "invalid_catalog"
+
+
+class Resources(Frozen):
+    """What one replica reserves."""
+
+    cpu: float = Field(1.0, ge=0, description="CPUs; a fraction is shared with others")
+    gpu: float = Field(0.0, ge=0, description="GPUs: a fraction of one, or several whole ones")
+    memory: ByteSize | None = Field(None, description="RAM, such as 4GiB")
+
+    @field_validator("gpu")
+    @classmethod
+    def _whole_above_one(cls, gpu: float) -> float:
+        if gpu > 1 and gpu != int(gpu):
+            raise ValueError(f"{gpu} GPUs: more than one GPU is a whole number of them")
+        return gpu
+
+
+class Scaling(Frozen):
+    """How many replicas, and how much each takes on at once."""
+
+    min: int = Field(1, ge=1)
+    max: int = Field(1, ge=1)
+    target: int = Field(64, ge=1, description="requests in progress per replica that autoscaling aims at")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Scaling":
+        if self.max < self.min:
+            raise ValueError(f"max is {self.max}, below min, which is {self.min}")
+        return self
+
+
+class Model(Frozen):
+    """One model: a name that clients call, an engine that runs it, a source of its files."""
+
+    name: Name
+    engine: str
+    source: str = Field(description="pypi://<package>, file:///path, hf://<org>/<model>[@revision]")
+    aliases: tuple[str, ...] = ()
+    route: Route = Field("", validate_default=False, description="path prefix; by default /<name>")
+    predictor: Name = Field("", validate_default=False, description="Host alias; by default <name>-predictor")
+    options: dict[str, Any] = Field({}, description="the engine's options")
+    resources: Resources = Resources()
+    scaling: Scaling = Scaling()
+    timeout: DurationS = Field(600.0, description="how long a request may wait for its answer to begin")
+    limits: Limits = Limits()
+
+    @field_validator("engine")
+    @classmethod
+    def _known_engine(cls, engine: str) -> str:
+        if engine not in engines.names():
+            raise ValueError(f"unknown engine {engine!r}; have: {', '.join(engines.names())}")
+        return engine
+
+    @model_validator(mode="before")
+    @classmethod
+    def _derive(cls, given: Any) -> Any:
+        if isinstance(given, dict) and isinstance(given.get("name"), str):
+            return {"route": f"/{given['name']}", "predictor": f"{given['name']}-predictor"} | given
+        return given
+
+    @property
+    def task(self) -> Task:
+        """What the model does, which its engine decides."""
+        return engines.find(self.engine).task
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """What a replica of it is told once."""
+        return ModelIdentity(name=self.name, engine=self.engine)
+
+    @property
+    def settings(self) -> ModelSettings:
+        """What `reconfigure()` tells a replica of it."""
+        return ModelSettings(source=self.source, options=self.options, aliases=self.aliases, limits=self.limits)
+
+
+class Gateway(Frozen):
+    """The one entrance."""
+
+    scaling: Scaling = Scaling(target=256)
+    cpu: float = Field(0.1, ge=0, description="CPUs reserved for each gateway replica")
+    max_body: ByteSize = Field(ByteSize(256 << 20), description="largest request body")
+
+
+class Catalog(Frozen):
+    """The whole application."""
+
+    name: Name = "serve-app"
+    namespace: Name = "default"
+    layout: Literal["single"] = "single"
+    gateway: Gateway = Gateway()
+    models: tuple[Model, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _unique(self) -> "Catalog":
+        names = [(model.name, label) for model in self.models for label in (model.name, *model.aliases)]
+        _refuse_shared("name or alias", names)
+        _refuse_shared("predictor", [(model.name, model.predictor) for model in self.models])
+        _refuse_shared("route", [(model.name, model.route) for model in self.models])
+        for model in self.models:
+            _check_route(model, self.models)
+        return self
+
+
+def _refuse_shared(what: str, labels: list[tuple[str, str]]) -> None:
+    seen: dict[str, str] = {}
+    for model, label in labels:
+        if label in seen:
+            raise ValueError(f"{what} {label!r} is used twice: by {seen[label]!r} and by {model!r}")
+        seen[label] = model
+
+
+def _check_route(model: Model, models: tuple[Model, ...]) -> None:
+    first = "/" + model.route.split("/")[1]
+    if first in RESERVED_ROUTES:
+        raise ValueError(f"route {model.route!r} of {model.name!r} hides the application's own {first}; give another")
+    for other in models:
+        if other is not model and model.route.startswith(other.route + "/"):
+            raise ValueError(f"route {model.route!r} of {model.name!r} lies under {other.route!r} of {other.name!r}")
+
+
+def shipped() -> list[str]:
+    """The names of the catalogs that come with the package."""
+    return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
+
+
+def find(name: str) -> Path:
+    """The file of a catalog given by its path or by the name of a shipped one. Raises `CatalogError`."""
+    for path in (Path(name), SHIPPED / f"{name}.yaml"):
+        if path.is_file():
+            return path
+    raise CatalogError(f"no catalog {name!r}: neither a file nor one of the shipped ones ({', '.join(shipped())})")
+
+
+def load(name: str) -> Catalog:
+    """The catalog of that path or shipped name. Raises `CatalogError` with everything that is wrong."""
+    path = find(name)
+    try:
+        return parse(YAML(typ="safe").load(path), str(path))
+    except YAMLError as error:
+        raise CatalogError(f"{path} is not valid YAML: {error}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise CatalogError(f"{path} cannot be read: {error}") from error
+
+
+def parse(data: object, where: str = "the catalog") -> Catalog:
+    """A catalog from what a YAML file holds. Raises `CatalogError` with everything that is wrong."""
+    try:
+        catalog = Catalog.model_validate(data)
+    except ValidationError as error:
+        lines = [_complaint(one["loc"], one["type"], one["msg"], data) for one in error.errors(include_url=False)]
+    else:
+        lines = list(_option_complaints(catalog))
+        if not lines:
+            return catalog
+    raise CatalogError(f"{where} is not a valid catalog:\n" + "\n".join(f"  {line}" for line in lines))
+
+
+def _option_complaints(catalog: Catalog) -> Iterator[str]:
+    for index, model in enumerate(catalog.models):
+        options = engines.find(model.engine).options_type
+        try:
+            options.model_validate(model.options)
+        except ValidationError as error:
+            for one in error.errors(include_url=False):
+                place = ("models", index, "options", *one["loc"])
+                yield _complaint(place, one["type"], one["msg"], catalog.model_dump(), options)
+
+
+def _complaint(
+    loc: tuple[int | str, ...], kind: str, message: str, data: object, keys_of: type[BaseModel] | None = None
+) -> str:
+    """One line: where, what is wrong and, for an unknown key, which keys there are."""
+    place, here = "", data
+    for part in loc:
+        place += f"[{part}]" if isinstance(part, int) else f".{part}"
+        try:
+            here = here[part]  # type: ignore[index]  # plain data of unknown shape
+        except (KeyError, IndexError, TypeError):
+            here = None
+        if isinstance(part, int) and isinstance(here, dict) and "name" in here:
+            place += f" ({here['name']})"
+    if kind == "extra_forbidden":
+        shape = keys_of or _shape_at(loc[:-1])
+        message = f"unknown key; valid here: {', '.join(shape.model_fields)}" if shape else "unknown key"
+    return f"{place.lstrip('.') or 'catalog'}: {message.removeprefix('Value error, ')}"
+
+
+def _shape_at(loc: tuple[int | str, ...]) -> type[BaseModel] | None:
+    """The pydantic model that a place in a catalog is read as."""
+    shape: Any = Catalog
+    for part in loc:
+        if isinstance(part, str):
+            shape = shape.model_fields[part].annotation
+            shape = next((arg for arg in get_args(shape) if isinstance(arg, type) and arg is not type(None)), shape)
+    return shape if isinstance(shape, type) and issubclass(shape, BaseModel) else None

@@ -1,0 +1,84 @@
+"""The command line: `serve-app up`, `down`, `status`, `catalog check`, `catalog schema`."""
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from deployments.errors import ServeAppError
+from serve_app import catalog as catalogs
+from serve_app import environment, instance, screen
+
+app = typer.Typer(help="One Ray Serve application for a whole model stack.", no_args_is_help=True, add_completion=False)
+catalog_app = typer.Typer(help="Catalogs: the files that say which models there are.", no_args_is_help=True)
+app.add_typer(catalog_app, name="catalog")
+
+Port = Annotated[int, typer.Option(help="HTTP port.", min=1, max=65535)]
+
+
+@app.command()
+def up(
+    catalog: Annotated[
+        str | None,
+        typer.Argument(help="A catalog's file, or the name of a shipped one. Default: $SERVE_APP_CATALOG or embedded."),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Port = 8000,
+) -> None:
+    """Serve a catalog on this machine until Ctrl-C."""
+    from serve_app import up as starting
+
+    raise typer.Exit(starting.up(catalog or environment.catalog_name(), host, port, Console()))
+
+
+@app.command()
+def down(port: Port = 8000) -> None:
+    """End what `serve-app up` started on this port, also after `up` itself was killed."""
+    from serve_app import up as starting
+
+    if not starting.down(port):
+        print(f"nothing of serve-app runs on port {port}")
+
+
+@app.command()
+def status(port: Port = 8000) -> None:
+    """Show every model of the application on this port."""
+    import httpx
+
+    running = instance.find(port)
+    url = running.url if running else f"http://127.0.0.1:{port}"
+    try:
+        states = httpx.get(f"{url}/v2/health/ready", timeout=10).json()["models"]
+    except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+        raise ServeAppError(f"No application answers at {url} ({error}). Start one with `serve-app up`.") from error
+    Console().print(screen.states_table(states))
+    if any(state["state"] != "ready" for state in states):
+        raise typer.Exit(1)
+
+
+@catalog_app.command()
+def schema() -> None:
+    """Print the JSON Schema of catalogs, for editors."""
+    print(json.dumps(catalogs.Catalog.model_json_schema(), indent=2))
+
+
+@catalog_app.command()
+def check(file: Annotated[str, typer.Argument(help="A catalog's file, or the name of a shipped one.")]) -> None:
+    """Say whether a catalog is valid, or everything that is wrong with it."""
+    found = catalogs.load(file)
+    print(f"{file}: valid; {len(found.models)} models: {', '.join(model.name for model in found.models)}")
+
+
+def main() -> None:
+    """The entry point: errors of ours are a paragraph and exit status 2, not a traceback."""
+    try:
+        app()
+    except ServeAppError as error:
+        print(f"serve-app: {error.message}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""What stands before the ingress: a request id, limits on headers and body, every error as an answer.
+
+ASGI middleware around whichever application is the ingress. Knows nothing of models.
+"""
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from deployments.errors import BadRequest, BodyTimeout, HeadersTooLarge, PayloadTooLarge, ServeAppError
+from deployments.protocols.dialects import render
+
+log = logging.getLogger("serve_app")
+
+MAX_HEADER_BYTES = 64 << 10
+BODY_IDLE_S = 60.0
+REQUEST_ID = b"x-request-id"
+HOP_HEADERS = frozenset({b"x-request-timeout-seconds", b"x-request-disconnect-disabled"})
+"""Headers by which a client could switch off Ray Serve's deadline or its care for disconnects."""
+
+
+class ClientGone(Exception):
+    """The client hung up before its request was complete; there is nobody to answer."""
+
+
+class Edge:
+    """Wraps an ASGI application: `app(scope, receive, send)` with the limits in force.
+
+    `max_body()` gives the largest body in bytes, asked for each request because it can change.
+    """
+
+    def __init__(self, app: ASGIApp, max_body: Callable[[], int]) -> None:
+        self._app, self._max_body = app, max_body
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+        elif scope["type"] == "http":
+            await self._http(scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1003})
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def watched(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                # Ray Serve puts the request's id on every answer; a second one would be folded into it.
+                message["headers"] = [h for h in message.get("headers", ()) if h[0].lower() != REQUEST_ID]
+            await send(message)
+
+        request_id = "-"
+        try:
+            request_id = _admit_headers(scope)
+            await self._app(scope, limited(scope, receive, self._max_body()), watched)
+        except ClientGone:
+            log.info("request %s: the client went away", request_id)
+        except ServeAppError as error:
+            if started:
+                raise
+            await _answer(error, scope["path"], send)
+        except Exception:
+            log.exception("request %s failed", request_id)
+            if started:
+                raise
+            await _answer(ServeAppError(f"internal error; request id {request_id}"), scope["path"], send)
+
+
+def _admit_headers(scope: Scope) -> str:
+    """Check the headers' size, drop those that are not the client's to send, and return the request's id."""
+    headers: list[tuple[bytes, bytes]] = scope["headers"]
+    size = sum(len(name) + len(value) + 4 for name, value in headers)
+    if size > MAX_HEADER_BYTES:
+        raise HeadersTooLarge(f"the request's headers are {size} bytes; at most {MAX_HEADER_BYTES}")
+    scope["headers"] = headers = [header for header in headers if header[0] not in HOP_HEADERS]
+    request_id = next((value for name, value in headers if name == REQUEST_ID), None)
+    if request_id is None:
+        request_id = uuid.uuid4().hex.encode()
+        headers.append((REQUEST_ID, request_id))
+    return request_id.decode("latin-1")
+
+
+def limited(scope: Scope, receive: Receive, max_body: int) -> Receive:
+    """`receive`, refusing a body over `max_body` bytes before it is read to the end.
+
+    Raises `PayloadTooLarge`, `BodyTimeout` when nothing comes for a minute, `ClientGone`.
+    """
+    declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+    if not declared.isdigit():
+        raise BadRequest(f"content-length {declared.decode('latin-1')!r} is not a number")
+    if int(declared) > max_body:
+        raise PayloadTooLarge(f"the body is {int(declared)} bytes; at most {max_body} (gateway.max_body)")
+    taken = 0
+
+    async def checked() -> Message:
+        nonlocal taken
+        try:
+            async with asyncio.timeout(BODY_IDLE_S):
+                message = await receive()
+        except TimeoutError:
+            raise BodyTimeout(f"no more of the body came for {BODY_IDLE_S:.0f} s, after {taken} bytes") from None
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        taken += len(message.get("body", b""))
+        if taken > max_body:
+            raise PayloadTooLarge(f"the body is over {max_body} bytes (gateway.max_body)")
+        return message
+
+    return checked
+
+
+async def read_body(receive: Callable[[], Awaitable[MutableMapping[str, Any]]]) -> bytes | bytearray:
+    """The whole body: the very bytes where they came in one message, else one buffer that grows."""
+    message = await receive()
+    first: bytes = message.get("body", b"")
+    if not message.get("more_body", False):
+        return first
+    body = bytearray(first)
+    while message.get("more_body", False):
+        message = await receive()
+        body += message.get("body", b"")
+    return body
+
+
+async def _answer(error: ServeAppError, path: str, send: Send) -> None:
+    status, headers, body = render(error, path)
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

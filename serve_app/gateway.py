@@ -1,0 +1,146 @@
+"""The ingress of the application: an ASGI app that resolves each request and has it carried.
+
+    edge (limits, ids, errors) → resolve (which model?) → carry (to its replica)
+
+It answers itself only what is about all models at once: lists, health, docs.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from fastapi import APIRouter
+from python_multipart.multipart import parse_options_header
+from ray.serve.handle import DeploymentHandle
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from deployments.asgi import Head
+from deployments.protocols import ROUTERS, models
+from deployments.protocols.app import ModelStatus, build_app, json_response
+from deployments.settings import Frozen
+from serve_app.carry import Carrier
+from serve_app.edge import Edge, read_body
+from serve_app.multipart import field_of
+from serve_app.resolve import ModelEntry, Open, Own, Routes, Target
+
+log = logging.getLogger("serve_app")
+
+OWN = frozenset({"/", "/docs", "/docs/oauth2-redirect", "/openapi.json", "/v1/models", "/v2", "/v2/models"}) | {
+    "/v2/health/live",
+    "/v2/health/ready",
+}
+
+
+class GatewaySettings(Frozen):
+    """What `reconfigure()` can change: the models' names and routes, and the largest body in bytes."""
+
+    models: tuple[ModelEntry, ...]
+    max_body: int
+
+
+class Gateway:
+    """The Ray Serve deployment; `handles` lead to each model's replicas, by name."""
+
+    def __init__(self, handles: Mapping[str, "DeploymentHandle[Any]"]) -> None:
+        self._carriers = {name: Carrier(name, handle) for name, handle in handles.items()}
+        self._settings = GatewaySettings(models=(), max_body=0)
+        self._routes = Routes(())
+        self._own: ASGIApp = build_app("serve_app", [])
+
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Take over names, routes and limits. Settings that are not valid leave the old ones in force."""
+        try:
+            self._settings = GatewaySettings.model_validate(user_config)
+        except ValueError:
+            log.exception("these gateway settings are not valid; the old ones stay in force")
+            return
+        self._routes = Routes(self._settings.models)
+        tasks = {model.task: None for model in self._settings.models}
+        documented = [make(None) for task in tasks for make in ROUTERS[task]]
+        self._own = build_app("serve_app", [self._own_routes(), *documented])
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        return Edge(self.answer, lambda: self._settings.max_body)
+
+    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request: resolved, then carried or answered here."""
+        headers = dict(reversed(scope["headers"]))
+        found = self._routes.resolve(scope["path"], headers.get(b"host", b"").decode("latin-1").lower(), OWN)
+        if isinstance(found, Own):
+            own = {**scope, "path": found.root_path + found.path, "root_path": found.root_path}
+            await self._own(own, receive, send)
+            return
+        body = await read_body(receive)
+        target = found
+        if isinstance(target, Open):
+            name = model_named_in(headers.get(b"content-type", b""), body)
+            target = self._routes.choose(target, name)
+        await self._carriers[target.model.name].carry(_head(scope, target), body, send)
+
+    async def _states(self) -> list[ModelStatus]:
+        """Every model's state, asked of all at once."""
+        entries = self._settings.models
+        found = await asyncio.gather(*(self._carriers[entry.name].status() for entry in entries))
+        return [
+            status or ModelStatus(entry.name, entry.task, "", "starting", "its replica is starting")
+            for entry, status in zip(entries, found, strict=True)
+        ]
+
+    def _own_routes(self) -> APIRouter:
+        api = APIRouter(tags=["application"])
+
+        @api.get("/", summary="Liveness, as KServe answers it")
+        async def alive() -> Response:
+            return json_response({"status": "alive"})
+
+        @api.get("/v1/models", summary="List of models (OpenAI and KServe V1)")
+        async def list_models() -> Response:
+            return json_response(models.model_list([(m.name, m.aliases, m.task) for m in self._settings.models]))
+
+        @api.get("/v2", summary="Server metadata")
+        async def server() -> Response:
+            return json_response(models.SERVER)
+
+        @api.get("/v2/models", summary="Names of the models")
+        async def names() -> Response:
+            return json_response({"models": [model.name for model in self._settings.models]})
+
+        @api.get("/v2/health/live", summary="Liveness")
+        async def live() -> Response:
+            return json_response({"live": True})
+
+        @api.get("/v2/health/ready", summary="Readiness, with every model's state")
+        async def ready(_request: Request) -> Response:
+            return models.health(await self._states())
+
+        return api
+
+
+def _head(scope: Scope, target: Target) -> Head:
+    client = scope.get("client")
+    return Head(
+        method=scope["method"],
+        path=target.path,
+        root_path=target.root_path,
+        query=scope["query_string"],
+        headers=[(bytes(name), bytes(value)) for name, value in scope["headers"]],
+        client=(client[0], client[1]) if client else None,
+        timeout_s=target.model.timeout_s,
+    )
+
+
+def model_named_in(content_type: bytes, body: bytes | bytearray) -> str | None:
+    """The `model` of a JSON or multipart body; None where it names none or is neither."""
+    kind, options = parse_options_header(content_type)
+    if kind == b"multipart/form-data":
+        return field_of(body, options.get(b"boundary", b""), b"model")
+    try:
+        data = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    name = data.get("model") if isinstance(data, dict) else None
+    return name if isinstance(name, str) and name else None

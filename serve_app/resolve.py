@@ -1,0 +1,164 @@
+"""Which model a request is for. Routes by path, name and Host; knows nothing of bodies' meaning or of Ray.
+
+First match wins (design: "How a request finds its model"):
+1. the route prefix; 2. a model named in a KServe path; 3. `model` in the body; 4. the Host alias;
+5. the only model that serves the endpoint's task. A Host alias also restricts the others.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from deployments.engines import Task
+from deployments.errors import BadRequest, ModelNotFound, NotFound
+from deployments.settings import Frozen
+
+ENDPOINTS: dict[str, Task] = {
+    "/v1/embeddings": "embed",
+    "/embed": "embed",
+    "/v1/rerank": "rerank",
+    "/v2/rerank": "rerank",
+    "/rerank": "rerank",
+}
+"""Endpoints at the root, and the task that each belongs to."""
+
+KSERVE_PREFIXES = ("/v1/models/", "/v2/models/")
+PREFIX = "/openai"
+
+
+class ModelEntry(Frozen):
+    """What routing needs to know of a model."""
+
+    name: str
+    task: Task
+    route: str
+    predictor: str
+    aliases: tuple[str, ...] = ()
+    timeout_s: float = 600.0
+
+
+@dataclass(frozen=True)
+class Target:
+    """A model, and the request's path as that model knows it, below `root_path`."""
+
+    model: ModelEntry
+    root_path: str
+    path: str
+
+
+@dataclass(frozen=True)
+class Open:
+    """A request whose path and Host do not say which model: `model` in its body may."""
+
+    root_path: str
+    path: str
+    task: Task
+    alias: ModelEntry | None
+
+
+@dataclass(frozen=True)
+class Own:
+    """A request that the gateway answers itself."""
+
+    root_path: str
+    path: str
+
+
+class Routes:
+    """The models of an application, looked up at a cost that does not grow with their number."""
+
+    def __init__(self, models: Sequence[ModelEntry]) -> None:
+        self.models = models
+        self._by_name = {label: model for model in models for label in (model.name, *model.aliases)}
+        self._by_host = {model.predictor: model for model in models}
+        self._by_route = {model.route: model for model in models}
+        self._depth = max((model.route.count("/") for model in models), default=0)
+        self._by_task: dict[Task, list[ModelEntry]] = {}
+        for model in models:
+            self._by_task.setdefault(model.task, []).append(model)
+
+    def resolve(self, path: str, host: str, own: frozenset[str]) -> Target | Open | Own:
+        """Where a request goes, by its path and its Host. `own` are the gateway's paths.
+
+        Raises `ModelNotFound` for a model that is not there or not this alias's, `NotFound` for a path
+        that is nobody's.
+        """
+        alias = self._by_host.get(host.partition(":")[0].partition(".")[0])
+        prefixed = self._by_prefix(path)
+        if prefixed:
+            return self._restricted(prefixed, alias, prefixed.model.name)
+        root, path = _split_openai(path)
+        named = self._by_kserve_path(root, path)
+        if named:
+            return self._restricted(named, alias, named.model.name)
+        if path in ENDPOINTS:
+            return Open(root, path, ENDPOINTS[path], alias)
+        if alias:
+            return Target(alias, root, path)
+        if path in own or path.startswith("/static-offline-docs/"):
+            return Own(root, path)
+        raise NotFound(f"nothing at {root}{path}. {self._valid(own)}")
+
+    def choose(self, request: Open, name: str | None) -> Target:
+        """The model of an open request, given the `model` that its body names, if it names one.
+
+        Raises `ModelNotFound` for an unknown name, `BadRequest` for a model of another task or, where
+        several would do, for none named.
+        """
+        able = self._by_task.get(request.task, [])
+        model = self._by_name.get(name) if name is not None else request.alias
+        if name is not None and model is None:
+            raise ModelNotFound.named(name, [m.name for m in ([request.alias] if request.alias else able)])
+        if model is None:
+            if len(able) != 1:
+                have = ", ".join(m.name for m in able)
+                reason = f"name one of them as `model`: {have}" if able else f"no model here does {request.task}"
+                raise (BadRequest if able else NotFound)(f"{request.path}: {reason}", param="model")
+            model = able[0]
+        target = self._restricted(Target(model, request.root_path, request.path), request.alias, name or model.name)
+        if model.task != request.task:
+            have = ", ".join(m.name for m in able) or "none"
+            raise BadRequest(
+                f"model {model.name!r} does {model.task}, and {request.path} is for {request.task}; "
+                f"models for it: {have}",
+                param="model",
+            )
+        return target
+
+    def _by_prefix(self, path: str) -> Target | None:
+        segments = path.split("/", self._depth + 1)
+        for end in range(min(len(segments), self._depth + 1), 1, -1):
+            route = "/".join(segments[:end])
+            if model := self._by_route.get(route):
+                root, rest = _split_openai(path[len(route) :] or "/")
+                return Target(model, route + root, rest)
+        return None
+
+    def _by_kserve_path(self, root: str, path: str) -> Target | None:
+        prefix = next((prefix for prefix in KSERVE_PREFIXES if path.startswith(prefix)), None)
+        if prefix is None:
+            return None
+        rest = path.removeprefix(prefix)
+        # An alias may hold slashes, as in `BAAI/bge-m3`: the longest name that the path begins with.
+        parts = rest.split("/")
+        for end in range(len(parts), 0, -1):
+            name = "/".join(parts[:end])
+            model = self._by_name.get(name) or self._by_name.get(name.rpartition(":")[0])
+            if model:
+                return Target(model, root, path)
+        raise ModelNotFound.named(parts[0], [model.name for model in self.models])
+
+    def _restricted(self, target: Target, alias: ModelEntry | None, asked: str) -> Target:
+        if alias and target.model is not alias:
+            raise ModelNotFound.named(asked, [alias.name])
+        return target
+
+    def _valid(self, own: frozenset[str]) -> str:
+        routes = ", ".join(f"{model.route}/" for model in self.models)
+        return f"Models are under {routes}; at the root are {', '.join([*ENDPOINTS, *sorted(own)])}"
+
+
+def _split_openai(path: str) -> tuple[str, str]:
+    """KServe's `/openai` prefix, if the path has it, and the rest."""
+    if path == PREFIX or path.startswith(PREFIX + "/"):
+        return PREFIX, path.removeprefix(PREFIX) or "/"
+    return "", path

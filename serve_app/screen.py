@@ -1,0 +1,55 @@
+"""What `serve-app` shows people: tables of models, and one request for each to try. Draws; decides nothing."""
+
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from deployments.engines import Task
+from serve_app.catalog import Catalog
+
+State = Mapping[str, str]
+COLOURS = {"ready": "green", "failed": "red"}
+EXAMPLES: dict[Task, tuple[str, str]] = {
+    "embed": ("/v1/embeddings", '{"model": "%s", "input": "Hello, world"}'),
+    "rerank": (
+        "/v1/rerank",
+        '{"model": "%s", "query": "fruit", "documents": ["an apple", "a car"]}',
+    ),
+}
+
+
+def state_line(state: State) -> str:
+    """One model's state in one line."""
+    return f"{state['name']}: {state['state']}" + "".join(
+        f" ({state[key]})" for key in ("progress", "reason") if state.get(key)
+    )
+
+
+def states_table(states: Sequence[State]) -> Table:
+    """Every model's state."""
+    table = Table("Model", "State", "What it is doing", box=None)
+    for state in states:
+        colour = COLOURS.get(state["state"], "yellow")
+        doing = state.get("reason") or state.get("progress", "")
+        table.add_row(state["name"], f"[{colour}]{state['state']}[/]", doing)
+    return table
+
+
+def show_urls(console: Console, url: str, catalog: Catalog, states: Sequence[State], took_s: float) -> None:
+    """Where each model is, and a request for each that can be copied."""
+    by_name = {state["name"]: state for state in states}
+    table = Table("Model", "Task", "Engine", "URL", "State", box=None)
+    for model in catalog.models:
+        state = by_name.get(model.name, {"state": "unknown"})
+        colour = COLOURS.get(state["state"], "yellow")
+        table.add_row(model.name, model.task, model.engine, url + model.route, f"[{colour}]{state['state']}[/]")
+    console.print(table)
+    for state in states:
+        if state.get("reason"):
+            console.print(f"{state['name']}: {state['reason']}", style="red", markup=False, soft_wrap=True)
+    for model in catalog.models:
+        path, body = EXAMPLES[model.task]
+        request = f"curl {url}{model.route}{path} -H 'Content-Type: application/json' -d '{body % model.name}'"
+        console.print(request, markup=False, highlight=False, soft_wrap=True)
+    console.print(f"up after {took_s:.0f} s; docs at {url}/docs; Ctrl-C ends it", highlight=False)
