@@ -61,7 +61,8 @@ def scope_of(head: Head) -> Scope:
 
 async def run_unary(app: ASGIApp, head: Head, body: BodyBytes) -> Answer:
     """The app's whole answer. Cancelling this cancels the app."""
-    status, headers, parts = 500, [], []
+    status, headers = 500, []
+    parts: list[bytes] = []
 
     async def send(message: MutableMapping[str, Any]) -> None:
         nonlocal status, headers

@@ -40,4 +40,4 @@ def free_bytes(gpus: float) -> int:
             free, total = torch.cuda.mem_get_info()
             share = int(total * min(gpus, 1.0))
             return min(free, share - torch.cuda.memory_allocated())
-    return psutil.virtual_memory().available
+    return int(psutil.virtual_memory().available)

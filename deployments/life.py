@@ -142,8 +142,10 @@ class Life(Generic[Loaded]):
             if await self._bring_up(wanted):
                 pause_s = self._first_pause_s
                 continue
+            # Trying again in the place of a version that answers would interrupt it each time.
+            again = self._version is None or self._fits_beside()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause_s):
+                async with asyncio.timeout(pause_s if again else None):
                     await self._changed.wait()
             pause_s = self._first_pause_s if self._changed.is_set() else min(pause_s * 2, LONGEST_PAUSE_S)
         self.failure = None
@@ -159,12 +161,10 @@ class Life(Generic[Loaded]):
             if old and not in_place:
                 await self._drain(old)
             return True
-        self.failure = error
         log.error("%s: cannot load: %s", self.name, error)
-        if old and in_place:
-            restored = await self._try(old.settings)
-            if restored:
-                self.failure = f"{error} (and the previous version did not come back: {restored})"
+        if old and in_place and (lost := await self._try(old.settings)):
+            error = f"{error} (and the previous version did not come back: {lost})"
+        self.failure = error
         if self._version is None:
             self._settle("failed")
         return False

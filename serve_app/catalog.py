@@ -122,10 +122,12 @@ class Catalog(Frozen):
     namespace: Name = "default"
     layout: Literal["single"] = "single"
     gateway: Gateway = Gateway()
-    models: tuple[Model, ...] = Field(min_length=1)
+    models: tuple[Model, ...]
 
     @model_validator(mode="after")
     def _unique(self) -> "Catalog":
+        if not self.models:
+            raise ValueError("models is empty; a catalog has at least one")
         names = [(model.name, label) for model in self.models for label in (model.name, *model.aliases)]
         _refuse_shared("name or alias", names)
         _refuse_shared("predictor", [(model.name, model.predictor) for model in self.models])

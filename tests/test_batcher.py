@@ -1,0 +1,192 @@
+"""The batcher, driven step by step: the compute function waits until the test lets it go."""
+
+import asyncio
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deployments.batcher import Batcher, Item
+from deployments.errors import BadRequest, EngineError, QueueFull, ServeAppError
+
+
+class Gate:
+    """A compute function that records its batches, and stands still while `shut`."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.open = threading.Event()
+        self.open.set()
+        self.entered = threading.Event()
+
+    def compute(self, values: list[int]) -> list[int]:
+        self.entered.set()
+        assert self.open.wait(10)
+        self.batches.append(values)
+        if any(value == 13 for value in values):
+            raise RuntimeError("thirteen")
+        return [value * 2 for value in values]
+
+
+def prepare(raws: Sequence[int]) -> list[Item | ServeAppError]:
+    return [BadRequest("negative") if raw < 0 else Item(raw, abs(raw)) for raw in raws]
+
+
+def make(gate: Gate, **options: Any) -> Batcher[int, int]:
+    defaults = {"max_cost": 100, "max_items": 8, "max_queue": lambda: 1000}
+    return Batcher("test", prepare, gate.compute, **(defaults | options))
+
+
+@pytest.fixture
+def gate() -> Gate:
+    return Gate()
+
+
+@pytest.fixture
+def batcher(gate: Gate) -> Iterator[Batcher[int, int]]:
+    batcher = make(gate)
+    yield batcher
+    gate.open.set()
+    batcher.close()
+
+
+async def shut(gate: Gate, batcher: Batcher[int, int]) -> "asyncio.Task[list[int]]":
+    """Have one input in the engine, standing still, so that what follows queues."""
+    gate.open.clear()
+    gate.entered.clear()
+    held = asyncio.create_task(batcher.submit([1]))
+    await asyncio.to_thread(gate.entered.wait, 10)
+    return held
+
+
+async def test_results_come_in_order(batcher: Batcher[int, int]) -> None:
+    assert await batcher.submit([5, 1, 9, 3]) == [10, 2, 18, 6]
+
+
+async def test_nothing_submitted_is_nothing_answered(batcher: Batcher[int, int]) -> None:
+    assert await batcher.submit([]) == []
+
+
+async def test_a_lone_input_is_computed_at_once(gate: Gate, batcher: Batcher[int, int]) -> None:
+    await batcher.submit([4])
+    assert gate.batches == [[4]]
+
+
+async def test_what_waits_is_taken_together_and_sorted_by_cost(gate: Gate, batcher: Batcher[int, int]) -> None:
+    held = await shut(gate, batcher)
+    waiting = [asyncio.create_task(batcher.submit([n])) for n in (10, 2, 11, 3)]
+    await asyncio.sleep(0)
+    gate.open.set()
+    await asyncio.gather(held, *waiting)
+    assert [sorted(batch) for batch in gate.batches] == [[1], [2, 3, 10, 11]]
+
+
+async def test_a_batch_stays_within_the_padded_cost(gate: Gate, batcher: Batcher[int, int]) -> None:
+    held = await shut(gate, batcher)
+    waiting = asyncio.create_task(batcher.submit([40, 41, 42, 2, 3]))
+    await asyncio.sleep(0)
+    gate.open.set()
+    await asyncio.gather(held, waiting)
+    assert all(max(batch) * len(batch) <= 100 or len(batch) == 1 for batch in gate.batches)
+
+
+async def test_a_short_request_is_not_stuck_behind_a_long_one(gate: Gate, batcher: Batcher[int, int]) -> None:
+    held = await shut(gate, batcher)
+    long = asyncio.create_task(batcher.submit([50] * 40))
+    await asyncio.sleep(0)
+    short = asyncio.create_task(batcher.submit([2]))
+    await asyncio.sleep(0)
+    gate.open.set()
+    await asyncio.gather(held, long, short)
+    turn = next(i for i, batch in enumerate(gate.batches) if 2 in batch)
+    assert turn <= 3 < len(gate.batches) - 10
+
+
+async def test_a_poisoned_input_fails_alone(gate: Gate, batcher: Batcher[int, int]) -> None:
+    held = await shut(gate, batcher)
+    good = [asyncio.create_task(batcher.submit([n])) for n in (10, 12, 14)]
+    bad = asyncio.create_task(batcher.submit([11, 13]))
+    await asyncio.sleep(0)
+    gate.open.set()
+    assert await asyncio.gather(held, *good) == [[2], [20], [24], [28]]
+    with pytest.raises(EngineError, match="input 1: .*thirteen"):
+        await bad
+
+
+async def test_a_refused_input_names_itself(batcher: Batcher[int, int]) -> None:
+    with pytest.raises(BadRequest) as refused:
+        await batcher.submit([1, -1])
+    assert refused.value.param == "input[1]"
+    assert await batcher.submit([1]) == [2]
+
+
+async def test_a_full_queue_refuses_and_empties_again(gate: Gate) -> None:
+    batcher = make(gate, max_queue=lambda: 4)
+    held = await shut(gate, batcher)
+    waiting = asyncio.create_task(batcher.submit([1, 2, 3, 4]))
+    await asyncio.sleep(0)
+    with pytest.raises(QueueFull):
+        await batcher.submit([5])
+    gate.open.set()
+    await asyncio.gather(held, waiting)
+    assert await batcher.submit([5]) == [10]
+    batcher.close()
+
+
+async def test_a_cancelled_request_is_not_computed(gate: Gate, batcher: Batcher[int, int]) -> None:
+    held = await shut(gate, batcher)
+    gone = asyncio.create_task(batcher.submit([77] * 20))
+    await asyncio.sleep(0)
+    gone.cancel()
+    await asyncio.wait([gone])
+    gate.open.set()
+    await held
+    assert await batcher.submit([3]) == [6]
+    assert 77 not in [value for batch in gate.batches for value in batch]
+
+
+async def test_closing_fails_what_waits(gate: Gate) -> None:
+    batcher = make(gate)
+    held = await shut(gate, batcher)
+    waiting = asyncio.create_task(batcher.submit([2]))
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(asyncio.to_thread(batcher.close))
+    while not batcher._closed:
+        await asyncio.sleep(0)
+    gate.open.set()
+    await closing
+    assert await held == [2]
+    with pytest.raises(EngineError, match="stopped"):
+        await waiting
+    assert not batcher.alive()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    requests=st.lists(st.lists(st.integers(0, 60), min_size=1, max_size=12), min_size=1, max_size=10),
+    max_cost=st.integers(1, 200),
+    max_items=st.integers(1, 9),
+)
+def test_any_mix_of_requests_is_answered_whole_and_in_order(
+    requests: list[list[int]], max_cost: int, max_items: int
+) -> None:
+    gate = Gate()
+    batcher = make(gate, max_cost=max_cost, max_items=max_items)
+
+    async def run() -> list[Any]:
+        return await asyncio.gather(*(batcher.submit(one) for one in requests), return_exceptions=True)
+
+    answers = asyncio.run(run())
+    batcher.close()
+    for request, answer in zip(requests, answers, strict=True):
+        if 13 in request:
+            assert isinstance(answer, EngineError)
+        else:
+            assert answer == [value * 2 for value in request]
+    for batch in gate.batches:
+        assert len(batch) <= max_items
+        assert len(batch) == 1 or max(batch) * len(batch) <= max_cost
+    assert batcher._queued == 0

@@ -1,0 +1,112 @@
+"""Limits, ids and errors before the ingress."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.types import Receive, Scope, Send
+
+from deployments.errors import BadRequest
+from serve_app import edge
+from serve_app.edge import Edge, limited, read_body
+
+
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    body = await read_body(receive)
+    request = Request(scope)
+    if request.url.path == "/refuse":
+        raise BadRequest("no")
+    if request.url.path == "/crash":
+        raise RuntimeError("secret")
+    headers = {name: value for name, value in request.headers.items() if name.startswith("x-")}
+    await PlainTextResponse(f"{len(body)} {headers}", headers={"x-request-id": "inner", "x-kept": "1"})(
+        scope, receive, send
+    )
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(Edge(echo, lambda: 1000))
+    async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+        yield client
+
+
+async def test_headers_that_switch_off_care_are_dropped_and_an_id_is_made(client: httpx.AsyncClient) -> None:
+    headers = {"x-request-timeout-seconds": "0", "x-request-disconnect-disabled": "?1", "x-mine": "y"}
+    answer = await client.post("/", headers=headers)
+    assert "timeout" not in answer.text
+    assert "disconnect" not in answer.text
+    assert "'x-mine': 'y'" in answer.text
+    assert "'x-request-id'" in answer.text
+    assert answer.headers["x-kept"] == "1"
+
+
+async def test_a_given_request_id_is_kept(client: httpx.AsyncClient) -> None:
+    assert "'x-request-id': 'abc'" in (await client.post("/", headers={"x-request-id": "abc"})).text
+
+
+async def test_a_declared_body_over_the_limit_is_refused_unread(client: httpx.AsyncClient) -> None:
+    async def never() -> AsyncIterator[bytes]:
+        raise AssertionError("the body was read")
+        yield b""
+
+    answer = await client.post("/", content=never(), headers={"content-length": "1001"})
+    assert answer.status_code == 413
+    assert "at most 1000" in answer.json()["error"]["message"]
+
+
+async def test_a_chunked_body_over_the_limit_is_refused_before_its_end(client: httpx.AsyncClient) -> None:
+    sent = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal sent
+        while sent < 100:
+            sent += 1
+            yield b"x" * 300
+
+    assert (await client.post("/", content=endless())).status_code == 413
+    assert sent == 4
+
+
+async def test_a_header_bomb_is_refused(client: httpx.AsyncClient) -> None:
+    answer = await client.post("/", headers={f"h{i}": "x" * 1000 for i in range(70)})
+    assert answer.status_code == 431
+
+
+async def test_our_errors_are_answered_and_others_hidden(client: httpx.AsyncClient) -> None:
+    assert (await client.post("/refuse")).json()["error"]["message"] == "no"
+    crashed = await client.post("/crash")
+    assert crashed.status_code == 500
+    assert "secret" not in crashed.text
+
+
+async def test_a_body_that_stops_arriving_is_a_408(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(edge, "BODY_IDLE_S", 0.01)
+    sent: list[Any] = []
+
+    async def stalled() -> Any:
+        await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "path": "/v1/embeddings", "method": "POST", "headers": [(b"content-length", b"10")]}
+    await Edge(echo, lambda: 1000)(scope, stalled, send)
+    assert sent[0]["status"] == 408
+
+
+async def test_a_client_that_hangs_up_is_nobodys_error() -> None:
+    async def gone() -> Any:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        raise AssertionError("nobody is there to answer")
+
+    scope = {"type": "http", "path": "/", "method": "POST", "headers": []}
+    await Edge(echo, lambda: 1000)(scope, gone, send)
+    with pytest.raises(edge.ClientGone):
+        await limited(scope, gone, 1000)()

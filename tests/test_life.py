@@ -1,0 +1,188 @@
+"""A model's life, with a loader that the test controls."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from deployments.errors import ModelFailed, ModelLoading
+from deployments.life import Life
+
+
+class Version:
+    """Something loaded; it knows whether it was closed."""
+
+    def __init__(self, number: int) -> None:
+        self.number, self.closed = number, False
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Loader:
+    """Loads `{"v": n}` as `Version(n)`; fails for those in `broken`; stands still while `hold` is not set."""
+
+    def __init__(self) -> None:
+        self.broken: set[int] = set()
+        self.hold = threading.Event()
+        self.hold.set()
+        self.loads: list[int] = []
+        self.open_at_load: list[int] = []
+        self.made: list[Version] = []
+
+    def __call__(self, settings: dict[str, Any], progress: Callable[[str], None]) -> Version:
+        progress("halfway")
+        assert self.hold.wait(10)
+        number = settings["v"]
+        self.loads.append(number)
+        self.open_at_load.append(sum(not version.closed for version in self.made))
+        if number in self.broken:
+            raise ValueError(f"version {number} is broken")
+        self.made.append(Version(number))
+        return self.made[-1]
+
+
+class Bench:
+    """A life under test; `room` says whether two versions fit."""
+
+    def __init__(self) -> None:
+        self.loader, self.room = Loader(), True
+        self.life: Life[Version] = Life("m", self.loader, lambda: self.room, first_pause_s=0.01)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(10):
+            while not condition():
+                await asyncio.sleep(0.001)
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    bench = Bench()
+    yield bench
+    bench.loader.hold.set()
+    await bench.life.close()
+    assert all(version.closed for version in bench.loader.made)
+
+
+async def use(bench: Bench, timeout_s: float = 10) -> int:
+    async with bench.life.use(timeout_s) as version:
+        assert not version.closed
+        return version.number
+
+
+async def test_a_request_waits_for_the_first_load(bench: Bench) -> None:
+    bench.loader.hold.clear()
+    bench.life.want({"v": 1})
+    assert bench.life.state == "loading"
+    waiting = asyncio.create_task(use(bench))
+    await asyncio.sleep(0)
+    bench.loader.hold.set()
+    assert await waiting == 1
+    assert bench.life.state == "ready"
+
+
+async def test_waiting_ends_at_the_deadline_with_progress(bench: Bench) -> None:
+    bench.loader.hold.clear()
+    bench.life.want({"v": 1})
+    await bench.until(lambda: bench.life.progress == "halfway")
+    with pytest.raises(ModelLoading, match="halfway") as refused:
+        await use(bench, timeout_s=0.01)
+    assert refused.value.retry_after_s
+
+
+async def test_a_model_that_cannot_load_says_why_and_is_tried_again(bench: Bench) -> None:
+    bench.loader.broken = {1}
+    bench.life.want({"v": 1})
+    with pytest.raises(ModelFailed, match="version 1 is broken"):
+        await use(bench)
+    await bench.until(lambda: len(bench.loader.loads) > 1)
+    assert bench.life.state == "failed"
+    bench.loader.broken = set()
+    await bench.until(lambda: bench.life.state == "ready")
+    assert await use(bench) == 1
+    assert bench.life.failure is None
+
+
+async def test_new_settings_repair_a_failed_model(bench: Bench) -> None:
+    bench.loader.broken = {1}
+    bench.life.want({"v": 1})
+    await bench.until(lambda: bench.life.state == "failed")
+    bench.life.want({"v": 2})
+    assert bench.life.state == "loading"
+    assert await use(bench) == 2
+
+
+async def test_the_old_version_answers_while_the_new_one_loads_beside_it(bench: Bench) -> None:
+    bench.life.want({"v": 1})
+    assert await use(bench) == 1
+    bench.loader.hold.clear()
+    bench.life.want({"v": 2})
+    assert [await use(bench) for _ in range(5)] == [1] * 5
+    bench.loader.hold.set()
+    await bench.until(lambda: bench.loader.loads == [1, 2] and bench.loader.made[0].closed)
+    assert await use(bench) == 2
+
+
+async def test_a_version_that_cannot_load_leaves_the_old_one(bench: Bench) -> None:
+    bench.life.want({"v": 1})
+    await use(bench)
+    bench.loader.broken = {2}
+    bench.life.want({"v": 2})
+    await bench.until(lambda: bench.life.failure is not None)
+    assert bench.life.state == "ready"
+    assert await use(bench) == 1
+    bench.life.want({"v": 1})
+    await bench.until(lambda: bench.life.failure is None)
+    assert bench.loader.loads.count(1) == 1
+
+
+async def test_a_version_in_use_is_closed_only_afterwards(bench: Bench) -> None:
+    bench.life.want({"v": 1})
+    async with bench.life.use(10) as old:
+        bench.life.want({"v": 2})
+        await bench.until(lambda: bench.loader.loads == [1, 2])
+        assert await use(bench) == 2
+        assert not old.closed
+    await bench.until(lambda: old.closed)
+
+
+async def test_without_room_the_new_version_takes_the_old_ones_place(bench: Bench) -> None:
+    bench.room = False
+    bench.life.want({"v": 1})
+    await use(bench)
+    bench.life.want({"v": 2})
+    await bench.until(lambda: bench.loader.loads == [1, 2])
+    assert bench.loader.open_at_load == [0, 0]
+    assert await use(bench) == 2
+
+
+async def test_without_room_the_old_version_comes_back_if_the_new_one_fails(bench: Bench) -> None:
+    bench.room = False
+    bench.life.want({"v": 1})
+    await use(bench)
+    bench.loader.broken = {2}
+    bench.loader.hold.clear()
+    bench.life.want({"v": 2})
+    await bench.until(lambda: bench.life.state == "loading")
+    waiting = asyncio.create_task(use(bench))
+    bench.loader.hold.set()
+    assert await waiting == 1
+    await bench.until(lambda: "version 2 is broken" in (bench.life.failure or ""))
+    for _ in range(50):  # far longer than the pause: a retry would take the version that answers away again
+        await asyncio.sleep(0.001)
+        assert bench.life.state == "ready"
+    assert bench.loader.loads == [1, 2, 1]
+
+
+async def test_the_newest_of_several_changes_wins(bench: Bench) -> None:
+    bench.loader.hold.clear()
+    bench.life.want({"v": 1})
+    await asyncio.sleep(0)
+    for number in (2, 3, 4):
+        bench.life.want({"v": number})
+    bench.loader.hold.set()
+    await bench.until(lambda: bool(bench.loader.made) and bench.loader.made[-1].number == 4)
+    assert await use(bench) == 4
+    assert bench.loader.loads == [1, 4]

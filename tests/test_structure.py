@@ -1,0 +1,69 @@
+"""What the design fixes about the code's own shape."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from deployments import engines
+
+ROOT = Path(__file__).parent.parent
+FILES = sorted(file for package in ("serve_app", "deployments") for file in (ROOT / package).rglob("*.py"))
+LAYERS = ["deployments.engines", "deployments.protocols", "deployments.replica", "serve_app"]
+HEAVY = {"torch", "sentence_transformers", "transformers", "tiktoken", "huggingface_hub", "vllm", "TTS"}
+
+
+def imports(tree: ast.AST) -> set[str]:
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return found
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_imports_run_one_way(file: Path) -> None:
+    module = ".".join(file.relative_to(ROOT).with_suffix("").parts)
+    mine = next((i for i, layer in enumerate(LAYERS) if module.startswith(layer)), None)
+    for used in imports(ast.parse(file.read_text())):
+        theirs = next((i for i, layer in enumerate(LAYERS) if used.startswith(layer)), None)
+        if module.startswith("deployments"):
+            assert not used.startswith("serve_app"), f"{module} imports {used}"
+        assert not used.startswith("rayservice"), f"{module} imports {used}"
+        if mine is not None and theirs is not None:
+            assert theirs <= mine, f"{module} imports {used}"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_heavy_libraries_are_imported_inside_functions(file: Path) -> None:
+    guarded = [node for node in ast.parse(file.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]
+    top = {name.partition(".")[0] for node in guarded for name in imports(node)}
+    assert not top & HEAVY
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_files_and_functions_stay_short(file: Path) -> None:
+    text = file.read_text()
+    assert text.count("\n") <= 320
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            length = (node.end_lineno or 0) - node.lineno
+            allowed = 70 if node.name == "router" else 45  # a router is a flat list of routes
+            assert length <= allowed, f"{node.name} has {length} lines"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_every_module_says_what_it_does(file: Path) -> None:
+    assert ast.get_docstring(ast.parse(file.read_text()))
+
+
+def test_environment_variables_are_read_in_one_module() -> None:
+    readers = [file.name for file in FILES if "environ" in file.read_text().replace("environment", "")]
+    assert set(readers) <= {"environment.py", "supervisor.py", "instance.py"}
+
+
+def test_every_engine_has_a_test() -> None:
+    for name in engines.names():
+        assert (ROOT / "tests" / "engines" / f"test_{name}.py").exists()
