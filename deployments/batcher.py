@@ -1,6 +1,6 @@
-"""Work-conserving batching of single inputs from many requests in one compute thread.
+"""Work-conserving batching of single inputs from many requests, in compute threads of its own.
 
-When the thread is free it takes what waits, up to a cost budget; it never sleeps hoping for more.
+A thread that is free takes what waits, up to a cost budget; it never sleeps hoping for more.
 A batch starts from the request whose turn it is (round robin, so that a short request is not stuck
 behind a long one) and is filled with the waiting inputs nearest to it in cost, so that little is
 padded. Knows nothing of texts, tensors or models.
@@ -61,13 +61,14 @@ class _Job(Generic[Raw, Out]):
 
 
 class Batcher(Generic[Raw, Out]):
-    """Runs `compute` on batches of prepared inputs, in a thread of its own.
+    """Runs `compute` on batches of prepared inputs, in `workers` threads.
 
-    `prepare(raws)` turns inputs into `Item`s, or into the error that an input deserves, in order.
-    `compute(values)` turns the values of one batch into as many results, in order.
+    `prepare(raws)` turns inputs into `Item`s, or into the error that an input deserves, in order; it
+    runs in one thread at a time. `compute(values)` turns the values of one batch into as many results,
+    in order; with several workers it runs in several threads at once.
     The cost of a batch is its longest item's cost times its length, as a padded tensor's is;
-    it stays within `max_cost` (a single item may exceed it) and within `max_items`. `max_queue()` bounds
-    what may wait.
+    it stays within `max_cost` (a single item may exceed it) and within `max_items`, and at most the
+    share `max_padding` of it is padding. `max_queue()` bounds what may wait.
     """
 
     def __init__(
@@ -78,20 +79,29 @@ class Batcher(Generic[Raw, Out]):
         *,
         max_cost: int,
         max_items: int,
+        max_padding: float,
         max_queue: Callable[[], int],
+        workers: int = 1,
     ) -> None:
         self._prepare, self._compute = prepare, compute
-        self._max_cost, self._max_items, self._max_queue = max_cost, max_items, max_queue
+        self._max_cost, self._max_items, self._max_padding = max_cost, max_items, max_padding
+        self._max_queue = max_queue
         self._inbox: deque[_Job[Raw, Out]] = deque()
         self._turns: deque[_Job[Raw, Out]] = deque()
         self._by_cost: list[tuple[int, int, int]] = []
         self._entries: dict[int, tuple[_Job[Raw, Out], int, Item]] = {}
         self._serial = 0
         self._queued = 0
+        self._waiting_cost = 0
         self._closed = False
-        self._wake = threading.Condition()
-        self._thread = threading.Thread(target=self._run, name=f"engine-{name}", daemon=True)
-        self._thread.start()
+        self._wake = threading.Condition()  # guards the inbox; never held for long, for the event loop takes it
+        self._picking = threading.Lock()  # guards the waiting items; held while inputs are prepared
+        self._finishing = threading.Lock()  # guards the results of jobs
+        self._threads = [
+            threading.Thread(target=self._run, name=f"engine-{name}-{i}", daemon=True) for i in range(workers)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     async def submit(self, raw: Sequence[Raw]) -> list[Out]:
         """Results of `raw`, in order. Cancelling it drops what has not been computed.
@@ -117,23 +127,27 @@ class Batcher(Generic[Raw, Out]):
             job.ended = True
 
     def alive(self) -> bool:
-        """Whether the compute thread runs."""
-        return self._thread.is_alive()
+        """Whether every compute thread runs."""
+        return all(thread.is_alive() for thread in self._threads)
 
     def close(self) -> None:
-        """Stop after the batch that runs now; what still waits fails with `EngineError`."""
+        """Stop after the batches that run now; what still waits fails with `EngineError`."""
         with self._wake:
             self._closed = True
-            self._wake.notify()
-        self._thread.join()
+            self._wake.notify_all()
+        for thread in self._threads:
+            thread.join()
+        for job in [*self._inbox, *self._turns]:
+            job.finish(EngineError("the engine was stopped"))
 
     def _run(self) -> None:
-        while self._accept():
-            batch = self._take()
+        while True:
+            with self._picking:
+                if not self._accept():
+                    return
+                batch = self._take()
             if batch:
                 self._compute_batch(batch)
-        for job in {id(job): job for job in [*self._inbox, *self._turns]}.values():
-            job.finish(EngineError("the engine was stopped"))
 
     def _accept(self) -> bool:
         """Wait until there is work, prepare what is new, and say whether to go on."""
@@ -167,31 +181,45 @@ class Batcher(Generic[Raw, Out]):
             self._serial += 1
             self._entries[self._serial] = (job, index, item)
             bisect.insort(self._by_cost, (hash(item.group), item.cost, self._serial))
+            self._waiting_cost += item.cost
             job.waiting.append(self._serial)
         self._turns.append(job)
 
     def _take(self) -> list[tuple[_Job[Raw, Out], int, Item]]:
-        """The next batch: the item whose turn it is, and its nearest neighbours in cost within the budget."""
+        """The next batch: the item whose turn it is, and its nearest neighbours in cost within the budget.
+
+        No worker takes more than its share of what waits, so that one request uses all of them.
+        """
         anchor = self._next_anchor()
         if anchor is None:
             return []
         first = self._entries[anchor][2]
         keys = self._by_cost
         high = bisect.bisect_left(keys, (hash(first.group), first.cost, anchor))
-        low, chosen, cost = high - 1, [anchor], first.cost
+        low, chosen, cost, filled = high - 1, [anchor], first.cost, first.cost
         high += 1
+
+        share = -(-self._waiting_cost // len(self._threads))
+
+        def fits(longest: int, one: int) -> bool:
+            padded, real = longest * (len(chosen) + 1), filled + one
+            return padded <= self._max_cost and real <= share and padded - real <= self._max_padding * padded
+
         while len(chosen) < self._max_items:
             below = keys[low] if low >= 0 and keys[low][0] == hash(first.group) else None
             above = keys[high] if high < len(keys) and keys[high][0] == hash(first.group) else None
-            go_up = above and (not below or above[1] - first.cost <= first.cost - below[1])
-            if go_up and above and max(cost, above[1]) * (len(chosen) + 1) <= self._max_cost:
-                chosen, cost, high = [*chosen, above[2]], max(cost, above[1]), high + 1
-            elif below and cost * (len(chosen) + 1) <= self._max_cost:
-                chosen, low = [*chosen, below[2]], low - 1
+            nearer = above and (not below or above[1] - first.cost <= first.cost - below[1])
+            if nearer and above and fits(above[1], above[1]):
+                cost, filled, high = above[1], filled + above[1], high + 1
+                chosen.append(above[2])
+            elif below and fits(cost, below[1]):
+                filled, low = filled + below[1], low - 1
+                chosen.append(below[2])
             else:
                 break
         del keys[low + 1 : high]
         entries = [self._entries.pop(serial) for serial in chosen]
+        self._waiting_cost -= filled
         self._release(len(entries))
         return [entry for entry in entries if not entry[0].ended]
 
@@ -212,6 +240,7 @@ class Batcher(Generic[Raw, Out]):
         gone = [serial for serial, entry in self._entries.items() if entry[0] is job]
         for serial in gone:
             item = self._entries.pop(serial)[2]
+            self._waiting_cost -= item.cost
             del self._by_cost[bisect.bisect_left(self._by_cost, (hash(item.group), item.cost, serial))]
         self._release(len(gone))
 
@@ -225,11 +254,12 @@ class Batcher(Generic[Raw, Out]):
         except Exception as error:
             self._isolate(batch, error)
             return
-        for (job, index, _), output in zip(batch, outputs, strict=True):
-            job.results[index] = output
-            job.left -= 1
-            if not job.left:
-                job.finish()
+        with self._finishing:
+            for (job, index, _), output in zip(batch, outputs, strict=True):
+                job.results[index] = output
+                job.left -= 1
+                if not job.left:
+                    job.finish()
 
     def _isolate(self, batch: list[tuple[_Job[Raw, Out], int, Item]], error: Exception) -> None:
         """Halve a batch that failed until the input that fails stands alone; the rest are computed."""
@@ -241,7 +271,8 @@ class Batcher(Generic[Raw, Out]):
         job, index, _ = batch[0]
         log.warning("one input failed alone: %s", error)
         known = error if isinstance(error, ServeAppError) else EngineError(f"the model failed on this input: {error}")
-        job.finish(_blame(known, index, len(job.raw)))
+        with self._finishing:
+            job.finish(_blame(known, index, len(job.raw)))
 
 
 def _blame(error: ServeAppError, index: int, count: int) -> ServeAppError:

@@ -25,6 +25,8 @@ from serve_app.resolve import ModelEntry
 GATEWAY = "gateway"
 MAX_ANSWER_BYTES = 1 << 30
 """What the gateway's gRPC channels accept in one answer; Ray's 4 MiB would lose larger ones."""
+LOGGING = LoggingConfig(log_level="WARNING", enable_access_log=False)
+"""Ray Serve makes a log record for every request even where it is dropped later, unless the level forbids it."""
 HEALTH_PERIOD_S = 2.0
 """How soon a replica that died is noticed and replaced."""
 
@@ -47,14 +49,14 @@ def build(args: BuildArgs) -> Application:
     replicas = {model.name: _replica(model) for model in catalog.models}
     deployment = serve.deployment(serve.ingress()(Gateway))
     return deployment.options(
-        name=GATEWAY, logging_config=LoggingConfig(enable_access_log=False), **gateway_options(catalog)
+        name=GATEWAY, logging_config=LOGGING, **gateway_options(catalog)
     ).bind(replicas)
 
 
 def _replica(model: Model) -> Application:
     deployment = serve.deployment(ModelReplica)
     return deployment.options(
-        name=model.name, logging_config=LoggingConfig(enable_access_log=False), **model_options(model)
+        name=model.name, logging_config=LOGGING, **model_options(model)
     ).bind(model.identity.model_dump(mode="json"))
 
 

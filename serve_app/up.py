@@ -120,6 +120,7 @@ def _start_ray(this: Instance) -> subprocess.Popen[bytes]:
         f"--num-gpus={machine.gpus()}",
         f"--object-store-memory={machine.object_store_bytes()}",
         f"--temp-dir={folder / 'ray'}",
+        "--include-log-monitor=false",
         *("--log-style=record", "--log-color=false"),
     ]
     return subprocess.Popen(
@@ -205,8 +206,9 @@ def _raise_if_undeployable(this: Instance) -> None:
         return
     for application in applications:
         if application["status"] == "DEPLOY_FAILED":
-            last = (application.get("message") or "").strip().splitlines()[-1:]
-            raise StartError(f"Ray Serve could not start the application: {' '.join(last)} {_log_tail(this.port)}")
+            parts = [application, *application.get("deployments", {}).values()]
+            said = [part["message"].strip().splitlines()[-1] for part in parts if (part.get("message") or "").strip()]
+            raise StartError(f"Ray Serve could not start the application: {' '.join(said)} {_log_tail(this.port)}")
 
 
 def _log_tail(port: int) -> str:

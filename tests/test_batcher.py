@@ -36,7 +36,7 @@ def prepare(raws: Sequence[int]) -> list[Item | ServeAppError]:
 
 
 def make(gate: Gate, **options: Any) -> Batcher[int, int]:
-    defaults = {"max_cost": 100, "max_items": 8, "max_queue": lambda: 1000}
+    defaults = {"max_cost": 100, "max_items": 8, "max_padding": 1.0, "max_queue": lambda: 1000}
     return Batcher("test", prepare, gate.compute, **(defaults | options))
 
 

@@ -15,11 +15,12 @@ from pydantic import Field
 
 from deployments.engines import LoadContext, Reranked, Task, Truncate
 from deployments.engines import sentence_transformers as embedding
+from deployments.engines._torch import TorchOptions
 from deployments.engines.cross_encoder import sigmoid
 from deployments.settings import Frozen
 
 
-class Options(embedding.TorchOptions):
+class Options(TorchOptions):
     truncate: Truncate = Field("end", description="what becomes of longer texts: cut at the end, or refused")
     prompts: dict[str, str] = Field({}, description="texts put before `query` and `document`; added to the model's own")
     scale: float = Field(10.0, gt=0, description="steepness of the sigmoid over the cosine")

