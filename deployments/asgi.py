@@ -115,7 +115,7 @@ async def run_stream(app: ASGIApp, head: Head, body: BodyBytes) -> AsyncIterator
 
 def _waiting(queue: "asyncio.Queue[MutableMapping[str, Any] | None]") -> tuple[bytes, bool]:
     """The body bytes that are in the queue now, and whether the app has ended."""
-    parts = []
+    parts: list[bytes] = []
     while not queue.empty():
         message = queue.get_nowait()
         if message is None:

@@ -48,16 +48,14 @@ def build(args: BuildArgs) -> Application:
     catalog = catalogs.parse(given) if isinstance(given, dict) else catalogs.load(given)
     replicas = {model.name: _replica(model) for model in catalog.models}
     deployment = serve.deployment(serve.ingress()(Gateway))
-    return deployment.options(
-        name=GATEWAY, logging_config=LOGGING, **gateway_options(catalog)
-    ).bind(replicas)
+    return deployment.options(name=GATEWAY, logging_config=LOGGING, **gateway_options(catalog)).bind(replicas)
 
 
 def _replica(model: Model) -> Application:
     deployment = serve.deployment(ModelReplica)
-    return deployment.options(
-        name=model.name, logging_config=LOGGING, **model_options(model)
-    ).bind(model.identity.model_dump(mode="json"))
+    return deployment.options(name=model.name, logging_config=LOGGING, **model_options(model)).bind(
+        model.identity.model_dump(mode="json")
+    )
 
 
 def model_options(model: Model) -> dict[str, Any]:

@@ -13,7 +13,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 def package_folder(name: str) -> Path:
     spec = importlib.util.find_spec(name)
-    assert spec and spec.submodule_search_locations
+    assert spec
+    assert spec.submodule_search_locations
     return Path(spec.submodule_search_locations[0])
 
 
@@ -45,10 +46,10 @@ def tiny_cross_encoder(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -
         num_attention_heads=4,
         intermediate_size=128,
         max_position_embeddings=128,
-        num_labels=1,
         initializer_range=0.5,
     )
-    BertForSequenceClassification(config).save_pretrained(folder)
+    config.num_labels = 1
+    BertForSequenceClassification(config).save_pretrained(folder)  # type: ignore[no-untyped-call]
     AutoTokenizer.from_pretrained(minilm, model_max_length=128).save_pretrained(folder)
     CrossEncoder(str(folder), device="cpu")  # what the tests compare with can read it
     return folder

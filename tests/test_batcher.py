@@ -36,7 +36,7 @@ def prepare(raws: Sequence[int]) -> list[Item | ServeAppError]:
 
 
 def make(gate: Gate, **options: Any) -> Batcher[int, int]:
-    defaults = {"max_cost": 100, "max_items": 8, "max_padding": 1.0, "max_queue": lambda: 1000}
+    defaults: dict[str, Any] = {"max_cost": 100, "max_items": 8, "max_padding": 1.0, "max_queue": lambda: 1000}
     return Batcher("test", prepare, gate.compute, **(defaults | options))
 
 
@@ -112,7 +112,7 @@ async def test_a_poisoned_input_fails_alone(gate: Gate, batcher: Batcher[int, in
     await asyncio.sleep(0)
     gate.open.set()
     assert await asyncio.gather(held, *good) == [[2], [20], [24], [28]]
-    with pytest.raises(EngineError, match="input 1: .*thirteen"):
+    with pytest.raises(EngineError, match=r"input 1: .*thirteen"):
         await bad
 
 

@@ -74,15 +74,15 @@ async def carry(handle: Handle, body: bytes = b"{}", head: Head = HEAD) -> list[
     async def send(message: Any) -> None:
         sent.append(message)
 
-    await Carrier("m", handle).carry(head, body, send)  # type: ignore[arg-type]
+    await Carrier("m", handle).carry(head, body, send)
     return sent
 
 
-def died() -> Exception:
+def died() -> Any:
     return ActorDiedError()
 
 
-def unavailable() -> Exception:
+def unavailable() -> Any:
     return ActorUnavailableError("gone", b"0" * 16)
 
 

@@ -75,12 +75,11 @@ async def use(bench: Bench, timeout_s: float = 10) -> int:
 async def test_a_request_waits_for_the_first_load(bench: Bench) -> None:
     bench.loader.hold.clear()
     bench.life.want({"v": 1})
-    assert bench.life.state == "loading"
     waiting = asyncio.create_task(use(bench))
-    await asyncio.sleep(0)
+    await bench.until(lambda: bench.life.state == "loading" and bench.life.progress == "halfway")
     bench.loader.hold.set()
     assert await waiting == 1
-    assert bench.life.state == "ready"
+    await bench.until(lambda: bench.life.state == "ready")
 
 
 async def test_waiting_ends_at_the_deadline_with_progress(bench: Bench) -> None:

@@ -1,6 +1,5 @@
 """Token ids made by tiktoken."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,9 +9,8 @@ from deployments.errors import BadRequest
 
 
 @pytest.fixture(autouse=True)
-def _fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(token_ids, "_attempts", {})
-    yield
 
 
 def test_ids_are_decoded_where_the_table_is(monkeypatch: pytest.MonkeyPatch, tiktoken_cache: Path) -> None:

@@ -49,8 +49,9 @@ async def test_truncate_error_refuses_a_long_pair(engine: Engine) -> None:
 def test_a_model_of_several_labels_is_no_reranker(minilm: Path, tmp_path: Path, context: LoadContext) -> None:
     from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
-    config = BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=1, intermediate_size=16, num_labels=3)
-    BertForSequenceClassification(config).save_pretrained(tmp_path)
+    config = BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=1, intermediate_size=16)
+    config.num_labels = 3
+    BertForSequenceClassification(config).save_pretrained(tmp_path)  # type: ignore[no-untyped-call]
     AutoTokenizer.from_pretrained(minilm).save_pretrained(tmp_path)
     with pytest.raises(LoadError, match="3"):
         Engine().load(tmp_path, Options(), context)

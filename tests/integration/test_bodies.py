@@ -14,6 +14,7 @@ import pytest
 from tests.integration.applications import Application
 
 MIB = 1 << 20
+PATH = "/embeddings/v1/embeddings"
 
 
 def padded(size: int) -> bytes:
@@ -50,8 +51,7 @@ def test_a_chunked_upload(url: str) -> None:
 def test_curl_with_expect_100_continue(url: str, tmp_path: Path) -> None:
     (tmp_path / "body").write_bytes(padded(8 * MIB))
     done = subprocess.run(
-        ["curl", "-sv", "-H", "Expect: 100-continue", "--data-binary", f"@{tmp_path}/body"]
-        + [f"{url}/embeddings/v1/embeddings"],
+        ["curl", "-sv", "-H", "Expect: 100-continue", "--data-binary", f"@{tmp_path}/body", url + PATH],
         capture_output=True,
         timeout=120,
         check=True,
