@@ -1,4 +1,4 @@
-"""The same application by Ray's own commands, without HAProxy and without flags: `serve run`, `serve deploy`."""
+"""The same application by Ray's own `serve run`, without HAProxy and without flags."""
 
 import os
 import signal
@@ -14,12 +14,9 @@ import httpx
 import numpy as np
 import openai
 import pytest
-from ruamel.yaml import YAML
 from sentence_transformers import SentenceTransformer
 
-from serve_app import catalog as catalogs
 from serve_app import instance, machine
-from serve_app.application import serve_config
 from serve_app.environment import SESSION
 
 BIN = Path(sys.executable).parent
@@ -46,8 +43,7 @@ def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         head = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
     try:
         wait_for(f"http://127.0.0.1:{dashboard}/api/serve/applications/", 120, head)
-        address = {"RAY_ADDRESS": f"127.0.0.1:{port}", "RAY_DASHBOARD_ADDRESS": f"http://127.0.0.1:{dashboard}"}
-        yield environment | address
+        yield environment | {"RAY_ADDRESS": f"127.0.0.1:{port}"}
     finally:
         assert not instance.sweep(session)
         head.wait(10)
@@ -122,22 +118,6 @@ def test_serve_run_the_builder(
     with serve_run(ray, port, "serve_app:build", f"catalog={file}") as url:
         assert httpx.get(f"{url}/v2/models").json() == {"models": ["embeddings"]}
         assert_embeds(url, minilm, sentences[:5])
-
-
-def test_serve_deploy_a_config(ray: dict[str, str], port: int, tmp_path: Path, minilm: Path) -> None:
-    file = catalogs.find("embedded")
-    config = serve_config(catalogs.load("embedded"), file, {"host": "127.0.0.1", "port": port})
-    with (tmp_path / "serve.yaml").open("w") as out:
-        YAML(typ="safe").dump(config, out)
-    command = [str(BIN / "serve"), "deploy", str(tmp_path / "serve.yaml"), "-a", ray["RAY_DASHBOARD_ADDRESS"]]
-    subprocess.run(command, env=ray, check=True, capture_output=True, timeout=120)
-    process = subprocess.Popen(["sleep", "200"])
-    try:
-        url = f"http://127.0.0.1:{port}"
-        wait_for(f"{url}/v2/health/ready", 120, process)
-        assert_embeds(url, minilm, ["one", "two"])
-    finally:
-        process.kill()
 
 
 def test_a_catalog_that_is_not_valid_is_named(ray: dict[str, str], port: int) -> None:
