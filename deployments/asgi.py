@@ -84,10 +84,13 @@ async def run_stream(app: ASGIApp, head: Head, body: BodyBytes) -> AsyncIterator
     queue: asyncio.Queue[MutableMapping[str, Any] | None] = asyncio.Queue(maxsize=64)
 
     async def run() -> None:
+        # Not in a `finally`: a cancelled app must not wait for room in a queue that nobody reads.
         try:
             await app(scope_of(head), receive_of(body), queue.put)
-        finally:
+        except Exception:
             await queue.put(None)
+            raise
+        await queue.put(None)
 
     task = asyncio.create_task(run())
     try:

@@ -48,8 +48,8 @@ class _Job(Generic[Raw, Out]):
         if self.ended:
             return
         self.ended = True
-        self.waiting.clear()
-        self.loop.call_soon_threadsafe(self._set, error)
+        if not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(self._set, error)
 
     def _set(self, error: Exception | None) -> None:
         if self.done.done():
@@ -69,6 +69,7 @@ class Batcher(Generic[Raw, Out]):
     The cost of a batch is its longest item's cost times its length, as a padded tensor's is;
     it stays within `max_cost` (a single item may exceed it) and within `max_items`, and at most the
     share `max_padding` of it is padding. `max_queue()` bounds what may wait.
+    `label` is what callers call an input.
     """
 
     def __init__(
@@ -82,10 +83,11 @@ class Batcher(Generic[Raw, Out]):
         max_padding: float,
         max_queue: Callable[[], int],
         workers: int = 1,
+        label: str = "input",
     ) -> None:
         self._prepare, self._compute = prepare, compute
         self._max_cost, self._max_items, self._max_padding = max_cost, max_items, max_padding
-        self._max_queue = max_queue
+        self._max_queue, self._label = max_queue, label
         self._inbox: deque[_Job[Raw, Out]] = deque()
         self._turns: deque[_Job[Raw, Out]] = deque()
         self._by_cost: list[tuple[int, int, int]] = []
@@ -93,6 +95,7 @@ class Batcher(Generic[Raw, Out]):
         self._serial = 0
         self._queued = 0
         self._waiting_cost = 0
+        self._busy = 0
         self._closed = False
         self._wake = threading.Condition()  # guards the inbox; never held for long, for the event loop takes it
         self._picking = threading.Lock()  # guards the waiting items; held while inputs are prepared
@@ -146,8 +149,15 @@ class Batcher(Generic[Raw, Out]):
                 if not self._accept():
                     return
                 batch = self._take()
-            if batch:
+                self._busy_by(1)
+            try:
                 self._compute_batch(batch)
+            except Exception as error:
+                log.exception("a batch was lost")
+                for job, _, _ in batch:
+                    job.finish(EngineError(f"the engine failed: {error}"))
+            finally:
+                self._busy_by(-1)
 
     def _accept(self) -> bool:
         """Wait until there is work, prepare what is new, and say whether to go on."""
@@ -174,7 +184,7 @@ class Batcher(Generic[Raw, Out]):
         for index, item in enumerate(prepared):
             if isinstance(item, ServeAppError):
                 self._release(len(job.raw))
-                job.finish(_blame(item, index, len(job.raw)))
+                job.finish(self._blame(item, index, len(job.raw)))
                 return
         for index, item in enumerate(prepared):
             assert isinstance(item, Item)
@@ -188,7 +198,7 @@ class Batcher(Generic[Raw, Out]):
     def _take(self) -> list[tuple[_Job[Raw, Out], int, Item]]:
         """The next batch: the item whose turn it is, and its nearest neighbours in cost within the budget.
 
-        No worker takes more than its share of what waits, so that one request uses all of them.
+        A worker leaves the other free ones their shares of what waits, so that one request uses all of them.
         """
         anchor = self._next_anchor()
         if anchor is None:
@@ -199,7 +209,7 @@ class Batcher(Generic[Raw, Out]):
         low, chosen, cost, filled = high - 1, [anchor], first.cost, first.cost
         high += 1
 
-        share = -(-self._waiting_cost // len(self._threads))
+        share = -(-self._waiting_cost // (len(self._threads) - self._busy))
 
         def fits(longest: int, one: int) -> bool:
             padded, real = longest * (len(chosen) + 1), filled + one
@@ -244,13 +254,21 @@ class Batcher(Generic[Raw, Out]):
             del self._by_cost[bisect.bisect_left(self._by_cost, (hash(item.group), item.cost, serial))]
         self._release(len(gone))
 
+    def _busy_by(self, change: int) -> None:
+        with self._finishing:
+            self._busy += change
+
     def _release(self, count: int) -> None:
         with self._wake:
             self._queued -= count
 
     def _compute_batch(self, batch: list[tuple[_Job[Raw, Out], int, Item]]) -> None:
+        if not batch:
+            return
         try:
             outputs = self._compute([item.value for _, _, item in batch])
+            if len(outputs) != len(batch):
+                raise EngineError(f"{len(outputs)} results for {len(batch)} inputs")
         except Exception as error:
             self._isolate(batch, error)
             return
@@ -272,11 +290,11 @@ class Batcher(Generic[Raw, Out]):
         log.warning("one input failed alone: %s", error)
         known = error if isinstance(error, ServeAppError) else EngineError(f"the model failed on this input: {error}")
         with self._finishing:
-            job.finish(_blame(known, index, len(job.raw)))
+            job.finish(self._blame(known, index, len(job.raw)))
 
-
-def _blame(error: ServeAppError, index: int, count: int) -> ServeAppError:
-    """The same error, naming the input it is about."""
-    message = error.message if count == 1 else f"input {index}: {error.message}"
-    param = ("input" if count == 1 else f"input[{index}]") if isinstance(error, BadRequest) else error.param
-    return type(error)(message, param=param, retry_after_s=error.retry_after_s)
+    def _blame(self, error: ServeAppError, index: int, count: int) -> ServeAppError:
+        """The same error, naming the input it is about."""
+        message = error.message if count == 1 else f"{self._label} {index}: {error.message}"
+        place = self._label if count == 1 else f"{self._label}[{index}]"
+        param = place if isinstance(error, BadRequest) else error.param
+        return type(error)(message, param=param, retry_after_s=error.retry_after_s)

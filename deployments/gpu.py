@@ -1,5 +1,6 @@
 """Which device an engine computes on, and how much memory is free there. Knows nothing of models."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
@@ -8,6 +9,8 @@ from deployments.errors import LoadError
 
 if TYPE_CHECKING:
     import torch
+
+CGROUP = Path("/sys/fs/cgroup")
 
 
 def choose_device(asked: str, gpus: float) -> "torch.device":
@@ -31,6 +34,16 @@ def choose_device(asked: str, gpus: float) -> "torch.device":
     return device
 
 
+def used_bytes(gpus: float) -> int:
+    """Bytes that this process holds: of GPU memory when it reserved some, else of RAM."""
+    if gpus > 0:
+        import torch
+
+        if torch.cuda.is_available():
+            return int(torch.cuda.memory_reserved())
+    return int(psutil.Process().memory_info().rss)
+
+
 def free_bytes(gpus: float) -> int:
     """Bytes a further model may take: of GPU memory when the replica reserved some, else of RAM."""
     if gpus > 0:
@@ -40,4 +53,13 @@ def free_bytes(gpus: float) -> int:
             free, total = torch.cuda.mem_get_info()
             share = int(total * min(gpus, 1.0))
             return min(free, share - torch.cuda.memory_allocated())
-    return int(psutil.virtual_memory().available)
+    return min(int(psutil.virtual_memory().available), _free_in_cgroup())
+
+
+def _free_in_cgroup() -> int:
+    """What the container's own limit leaves (cgroup v2), where there is one; else more than any machine has."""
+    try:
+        limit = (CGROUP / "memory.max").read_text().strip()
+        return int(limit) - int((CGROUP / "memory.current").read_text())
+    except (OSError, ValueError):
+        return 1 << 62

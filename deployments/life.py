@@ -63,6 +63,7 @@ class Life(Generic[Loaded]):
         self._wanted: dict[str, Any] | None = None
         self._version: _Version[Loaded] | None = None
         self._task: asyncio.Task[None] | None = None
+        self._loading: asyncio.Future[Loaded] | None = None
         self._changed = asyncio.Event()
         self._settled = asyncio.Event()
         self._began_s = 0.0
@@ -110,16 +111,19 @@ class Life(Generic[Loaded]):
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
-        version, self._version = self._version, None
-        self.state = "unloaded"
-        if version:
-            await asyncio.to_thread(version.loaded.close)
+        made = [self._version.loaded] if self._version else []
+        if self._loading:
+            with contextlib.suppress(Exception):  # a load that fails leaves nothing to close
+                made.append(await self._loading)
+        self._version, self.state = None, "unloaded"
+        for loaded in made:
+            await asyncio.to_thread(loaded.close)
 
     async def _ready_version(self, timeout_s: float) -> _Version[Loaded]:
         try:
             async with asyncio.timeout(timeout_s):
                 while self._version is None:
-                    if self.state == "failed":
+                    if self.state in ("failed", "unloaded"):
                         raise self._unavailable()
                     await self._settled.wait()
         except TimeoutError:
@@ -135,24 +139,25 @@ class Life(Generic[Loaded]):
 
     async def _converge(self) -> None:
         """Until what is loaded is what is wanted: load it, or say why not and try again later."""
-        pause_s = self._first_pause_s
+        pause_s, tried = self._first_pause_s, None
         while self._wanted is not None and (self._version is None or self._version.settings != self._wanted):
             self._changed.clear()
             wanted = self._wanted
-            if await self._bring_up(wanted):
-                pause_s = self._first_pause_s
+            if await self._bring_up(wanted, again=wanted == tried):
                 continue
-            # Trying again in the place of a version that answers would interrupt it each time.
-            again = self._version is None or self._fits_beside()
+            tried = wanted
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause_s if again else None):
+                async with asyncio.timeout(pause_s):
                     await self._changed.wait()
             pause_s = self._first_pause_s if self._changed.is_set() else min(pause_s * 2, LONGEST_PAUSE_S)
         self.failure = None
 
-    async def _bring_up(self, wanted: dict[str, Any]) -> bool:
+    async def _bring_up(self, wanted: dict[str, Any], again: bool) -> bool:
         old = self._version
         in_place = old is not None and not self._fits_beside()
+        if in_place and again:
+            # Trying again in the place of a version that answers would interrupt it each time.
+            return False
         if old and in_place:
             log.info("%s: no memory for two versions; the new one takes the old one's place", self.name)
             await self._retire(old)
@@ -165,7 +170,7 @@ class Life(Generic[Loaded]):
         if old and in_place and (lost := await self._try(old.settings)):
             error = f"{error} (and the previous version did not come back: {lost})"
         self.failure = error
-        if self._version is None:
+        if self._version is None and not self._changed.is_set():
             self._settle("failed")
         return False
 
@@ -173,14 +178,23 @@ class Life(Generic[Loaded]):
         """Load one version and put it in service; the reason when it cannot."""
         self.progress = "starting"
         try:
-            loaded = await asyncio.shield(asyncio.to_thread(self._load, settings, self._report))
+            self._loading = asyncio.ensure_future(asyncio.to_thread(self._load_here, settings))
+            loaded = await asyncio.shield(self._loading)
+            self._loading = None
         except Exception as error:
+            self._loading = None
             log.debug("loading failed", exc_info=True)
             return f"{type(error).__name__}: {error}" if not hasattr(error, "message") else str(error)
         self._version = _Version(settings, loaded)
         self.failure = None
         self._settle("ready")
         return None
+
+    def _load_here(self, settings: dict[str, Any]) -> Loaded:
+        try:
+            return self._load(settings, self._report)
+        except StopIteration as error:  # which a future cannot hold
+            raise RuntimeError(f"loading ended early: {error!r}") from error
 
     def _report(self, progress: str) -> None:
         self.progress = progress

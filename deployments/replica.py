@@ -17,7 +17,7 @@ from deployments import engines, sources
 from deployments.asgi import Answer, BodyBytes, Head, run_stream, run_unary
 from deployments.engines import Engine, LoadContext
 from deployments.errors import LoadError
-from deployments.gpu import free_bytes
+from deployments.gpu import free_bytes, used_bytes
 from deployments.life import Life
 from deployments.protocols import ROUTERS, models
 from deployments.protocols.app import ModelStatus, build_app
@@ -108,10 +108,10 @@ class ModelReplica:
         context = LoadContext(
             self.identity.name, self._cpus, self._gpus, lambda: self.settings.limits.max_queue, progress
         )
-        before = free_bytes(self._gpus)
+        before = used_bytes(self._gpus)
         engine = self._engine_class()
         engine.load(path, options, context)
-        self._footprint_bytes = max(0, before - free_bytes(self._gpus))
+        self._footprint_bytes = max(0, used_bytes(self._gpus) - before)
         return engine
 
     def _fits_beside(self) -> bool:

@@ -82,7 +82,7 @@ def _from_hub(source: str, progress: Progress) -> Path:
     return Path(
         hub.snapshot_download(
             name,
-            revision=info.sha,
+            revision=revision or None,  # by its name, so that the cache can be asked for it by name later
             etag_timeout=HUB_TIMEOUT_S,
             allow_patterns=[file for file in files if _wanted(file, files)],
             tqdm_class=_reporting(progress, name),

@@ -18,11 +18,10 @@ from ray.serve.schema import LoggingConfig
 from deployments.replica import ModelReplica
 from serve_app import catalog as catalogs
 from serve_app import environment
-from serve_app.catalog import Catalog, Model, Scaling
+from serve_app.catalog import GATEWAY, Catalog, Model, Scaling
 from serve_app.gateway import Gateway, GatewaySettings
 from serve_app.resolve import ModelEntry
 
-GATEWAY = "gateway"
 MAX_ANSWER_BYTES = 1 << 30
 """What the gateway's gRPC channels accept in one answer; Ray's 4 MiB would lose larger ones."""
 LOGGING = LoggingConfig(log_level="WARNING", enable_access_log=False)

@@ -30,6 +30,8 @@ INLINE_BYTES = 1 << 20
 ATTEMPTS = 3
 """Replicas that one request may be given to: an input that kills replicas must not kill them all."""
 STATUS_TIMEOUT_S = 3.0
+GRACE_S = 2.0
+"""How much longer than the replica the gateway waits: a replica whose model is loading says more than "too late"."""
 
 _STREAM = re.compile(rb'"stream"\s*:\s*true|name="stream"\r\n\r\n(?:true|1)', re.IGNORECASE)
 
@@ -44,6 +46,7 @@ class Carrier:
         self._stream = handle.options(method_name="stream", stream=True)
         self._stream_large = handle.options(method_name="stream", stream=True, _by_reference=True)
         self._report = handle.options(method_name="report")
+        self._last: ModelStatus | None = None
 
     async def carry(self, head: Head, body: bytes | bytearray, send: Send) -> None:
         """Have the request answered through `send`. Cancelling this cancels the work in the replica.
@@ -53,28 +56,37 @@ class Carrier:
         """
         large = len(body) > INLINE_BYTES
         cargo: BodyBytes = np.frombuffer(body, np.uint8) if large else bytes(body)
-        deadline_s = time.monotonic() + head.timeout_s
+        limit_s = head.timeout_s
+        deadline_s = time.monotonic() + limit_s
         one_call = self._stream_once if wants_stream(body) else self._unary_once
         for attempt in range(1, ATTEMPTS + 1):
             left_s = deadline_s - time.monotonic()
             try:
                 await one_call(head._replace(timeout_s=max(left_s, 0.0)), cargo, large, send)
                 return
+            except TimeoutError:
+                raise DeadlineExceeded(f"{self._name} did not begin to answer within {limit_s:g} s") from None
             except (RayActorError, RpcError, _Dropped) as error:
                 log.warning("%s: a replica was lost (attempt %d of %d): %s", self._name, attempt, ATTEMPTS, error)
         raise ReplicaLost(f"{ATTEMPTS} replicas of {self._name} died while they answered this request")
 
     async def status(self) -> ModelStatus | None:
-        """What one of the model's replicas says of itself; None when none answers soon."""
+        """What one of the model's replicas says of itself; what was said last when none answers soon.
+
+        A question about the state waits in the same queue as the requests, so that a busy model is
+        slow to answer it. None while nothing was ever said.
+        """
         response = self._report.remote()
         try:
             async with asyncio.timeout(STATUS_TIMEOUT_S):
-                status: ModelStatus = await response
-                return status
+                self._last = await response
         except (TimeoutError, RayActorError, RpcError, DeploymentUnavailableError, BackPressureError) as error:
             response.cancel()
             log.info("%s: no status: %r", self._name, error)
-            return None
+        except asyncio.CancelledError:
+            response.cancel()
+            _raise_if_cancelled()
+        return self._last
 
     async def _unary_once(self, head: Head, body: BodyBytes, large: bool, send: Send) -> None:
         handle = self._unary_large if large else self._unary
@@ -101,23 +113,27 @@ class Carrier:
     async def _first(self, response: Any, timeout_s: float) -> Answer:
         """The whole answer of a unary call, or the first piece of a stream."""
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(timeout_s + GRACE_S):
                 answer: Answer = await (anext(response) if isinstance(response, AsyncIterator) else response)
                 return answer
         except TimeoutError:
             response.cancel()
-            raise DeadlineExceeded(f"{self._name} did not begin to answer within {timeout_s:.0f} s") from None
+            raise
         except asyncio.CancelledError:
             response.cancel()
-            task = asyncio.current_task()
-            if task and task.cancelling():
-                raise
-            # Nobody cancelled this request: its replica was shut down under it.
+            _raise_if_cancelled()
             raise _Dropped("the replica was stopped") from None
         except BackPressureError as error:
             raise QueueFull(f"too many requests wait for {self._name}", retry_after_s=1) from error
         except DeploymentUnavailableError as error:
             raise ModelUnavailable(f"{self._name} has no replica that could be started", retry_after_s=30) from error
+
+
+def _raise_if_cancelled() -> None:
+    """Within `except CancelledError`: go on being cancelled, unless it was the replica that was shut down."""
+    task = asyncio.current_task()
+    if task and task.cancelling():
+        raise  # the CancelledError that is being handled
 
 
 class BrokenStream(Exception):

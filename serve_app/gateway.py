@@ -35,6 +35,10 @@ OWN = frozenset({"/", "/docs", "/docs/oauth2-redirect", "/openapi.json", "/v1/mo
 }
 
 
+THREAD_BYTES = 1 << 20
+"""Bodies over this are searched for a model's name off the event loop."""
+
+
 class GatewaySettings(Frozen):
     """What `reconfigure()` can change: the models' names and routes, and the largest body in bytes."""
 
@@ -50,6 +54,7 @@ class Gateway:
         self._settings = GatewaySettings(models=(), max_body=0)
         self._routes = Routes(())
         self._own: ASGIApp = build_app("serve_app", [])
+        self._came_up: set[str] = set()
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Take over names, routes and limits. Settings that are not valid leave the old ones in force."""
@@ -77,7 +82,11 @@ class Gateway:
         body = await read_body(receive)
         target = found
         if isinstance(target, Open):
-            name = model_named_in(headers.get(b"content-type", b""), body)
+            kind = headers.get(b"content-type", b"")
+            if len(body) > THREAD_BYTES:
+                name = await asyncio.to_thread(model_named_in, kind, body)
+            else:
+                name = model_named_in(kind, body)
             target = self._routes.choose(target, name)
         await self._carriers[target.model.name].carry(_head(scope, target), body, send)
 
@@ -115,7 +124,9 @@ class Gateway:
 
         @api.get("/v2/health/ready", summary="Readiness, with every model's state")
         async def ready(_request: Request) -> Response:
-            return models.health(await self._states())
+            states = await self._states()
+            self._came_up |= {state.name for state in states if state.state in models.SETTLED}
+            return models.health(states, self._came_up)
 
         return api
 

@@ -1,5 +1,6 @@
 """What this machine has, against what a catalog asks for; and who holds a port. Knows nothing of Ray Serve."""
 
+import random
 import socket
 
 import psutil
@@ -100,6 +101,18 @@ def _holder(port: int) -> str | None:
         )
     except psutil.Error:
         return None
+
+
+def free_block(size: int) -> int:
+    """The first of `size` adjoining TCP ports, below the range that systems hand out, that nothing listens on.
+
+    Chosen at random, so that two that start together do not choose the same.
+    """
+    for _ in range(100):
+        first = random.randrange(12_000, 32_000 - size, size)  # noqa: S311  # not secret
+        if all(free_port(port) == port for port in range(first, first + size)):
+            return first
+    raise MachineError(f"No {size} adjoining ports between 12000 and 32000 are free.")
 
 
 def free_port(preferred: int = 0) -> int:

@@ -106,7 +106,7 @@ def _check(catalog: Catalog, host: str, port: int) -> None:
 def _start_ray(this: Instance) -> subprocess.Popen[bytes]:
     folder = instance.new_folder(this.port)
     this.write()
-    ports = (machine.free_port(), machine.free_port())
+    first_port = machine.free_block(environment.PORTS)
     command = [
         *(sys.executable, "-m", "serve_app.supervisor", str(this.port), "--"),
         *(str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--disable-usage-stats"),
@@ -127,7 +127,7 @@ def _start_ray(this: Instance) -> subprocess.Popen[bytes]:
         command,
         stdin=subprocess.PIPE,
         start_new_session=True,
-        env=environment.for_ray(this.session, this.token, str(folder), ports),
+        env=environment.for_ray(this.session, this.token, str(folder), first_port),
     )
 
 

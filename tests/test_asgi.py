@@ -81,6 +81,20 @@ async def test_closing_a_stream_cancels_the_app() -> None:
     assert cancelled.is_set()
 
 
+async def test_closing_a_stream_that_nobody_reads_ends_an_endless_app() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while True:
+            await send({"type": "http.response.body", "body": b"x", "more_body": True})
+
+    pieces: Any = run_stream(app, HEAD, b"")
+    await anext(pieces)
+    for _ in range(200):
+        await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        await pieces.aclose()
+
+
 async def test_an_error_in_the_app_reaches_the_caller() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         raise ValueError("broken")

@@ -164,17 +164,28 @@ async def test_closing_fails_what_waits(gate: Gate) -> None:
     assert not batcher.alive()
 
 
+async def test_a_wrong_number_of_results_fails_its_requests_and_not_the_thread() -> None:
+    batcher: Batcher[int, int] = Batcher(
+        "short", prepare, lambda values: [], max_cost=9, max_items=9, max_padding=1.0, max_queue=lambda: 99
+    )
+    with pytest.raises(EngineError, match="0 results for 1 inputs"):
+        await batcher.submit([1])
+    assert batcher.alive()
+    batcher.close()
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     requests=st.lists(st.lists(st.integers(0, 60), min_size=1, max_size=12), min_size=1, max_size=10),
     max_cost=st.integers(1, 200),
     max_items=st.integers(1, 9),
+    workers=st.integers(1, 3),
 )
 def test_any_mix_of_requests_is_answered_whole_and_in_order(
-    requests: list[list[int]], max_cost: int, max_items: int
+    requests: list[list[int]], max_cost: int, max_items: int, workers: int
 ) -> None:
     gate = Gate()
-    batcher = make(gate, max_cost=max_cost, max_items=max_items)
+    batcher = make(gate, max_cost=max_cost, max_items=max_items, workers=workers)
 
     async def run() -> list[Any]:
         return await asyncio.gather(*(batcher.submit(one) for one in requests), return_exceptions=True)

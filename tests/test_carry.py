@@ -27,7 +27,7 @@ class Handle:
     def options(self, **how: Any) -> "Handle":
         return Handle(self.behave, self.calls, **how)
 
-    def remote(self, head: Head, body: Any) -> Any:
+    def remote(self, head: Head = HEAD, body: Any = b"") -> Any:
         self.calls.append({"head": head, "body": body, **self.how})
         made = self.behave(len(self.calls))
         return Stream(made) if self.how.get("stream") else Unary(made)
@@ -124,18 +124,19 @@ async def test_a_stream_passes_in_order_and_ends() -> None:
     assert not sent[-1].get("more_body")
 
 
-async def test_the_deadline_cancels_the_call() -> None:
+async def test_the_deadline_cancels_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Unary] = []
 
     class Kept(Handle):
         def options(self, **how: Any) -> "Handle":
             return Kept(self.behave, self.calls, **how)
 
-        def remote(self, head: Head, body: Any) -> Any:
+        def remote(self, head: Head = HEAD, body: Any = b"") -> Any:
             made.append(super().remote(head, body))
             return made[-1]
 
-    with pytest.raises(DeadlineExceeded, match="within 0 s"):
+    monkeypatch.setattr("serve_app.carry.GRACE_S", 0.01)
+    with pytest.raises(DeadlineExceeded, match=r"within 0\.01 s"):
         await carry(Kept(lambda _: asyncio.Event().wait()), head=HEAD._replace(timeout_s=0.01))
     assert made[0].cancelled
 
@@ -182,3 +183,12 @@ async def test_large_bodies_go_by_reference_as_arrays() -> None:
 )
 def test_which_bodies_ask_for_a_stream(body: bytes, expected: bool) -> None:
     assert wants_stream(body) is expected
+
+
+async def test_a_busy_model_keeps_its_last_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve_app.carry.STATUS_TIMEOUT_S", 0.01)
+    known = object()
+    carrier = Carrier("m", Handle(lambda n: asyncio.Event().wait() if n != 2 else known))
+    assert await carrier.status() is None
+    assert await carrier.status() is known
+    assert await carrier.status() is known

@@ -48,6 +48,7 @@ def test_shipped_catalogs_are_valid(name: str) -> None:
         ({"resources": {"memory": "much"}}, "resources.memory"),
         ({"resources": {"gpu": 1.5}}, "1.5 GPUs"),
         ({"scaling": {"min": 3, "max": 2}}, "max is 2, below min, which is 3"),
+        ({"name": "gateway"}, "a model is named 'gateway'"),
         ({"route": "/v1"}, "hides the application's own /v1"),
         ({"route": "no-slash"}, "route"),
     ],

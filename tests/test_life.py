@@ -185,3 +185,47 @@ async def test_the_newest_of_several_changes_wins(bench: Bench) -> None:
     await bench.until(lambda: bool(bench.loader.made) and bench.loader.made[-1].number == 4)
     assert await use(bench) == 4
     assert bench.loader.loads == [1, 4]
+
+
+async def test_a_repair_during_a_load_that_fails_is_waited_for(bench: Bench) -> None:
+    bench.loader.broken = {1}
+    bench.loader.hold.clear()
+    bench.life.want({"v": 1})
+    await bench.until(lambda: bench.life.progress == "halfway")
+    bench.life.want({"v": 2})
+    waiting = asyncio.create_task(use(bench))
+    bench.loader.hold.set()
+    assert await waiting == 2
+
+
+async def test_a_model_that_was_closed_refuses_at_once(bench: Bench) -> None:
+    bench.life.want({"v": 1})
+    await use(bench)
+    await bench.life.close()
+    with pytest.raises(ModelLoading):
+        await use(bench)
+
+
+async def test_a_version_that_failed_in_place_is_tried_again_once_there_is_room(bench: Bench) -> None:
+    bench.room = False
+    bench.life.want({"v": 1})
+    await use(bench)
+    bench.loader.broken = {2}
+    bench.life.want({"v": 2})
+    await bench.until(lambda: bench.loader.loads == [1, 2, 1])
+    bench.loader.broken = set()
+    bench.room = True
+    await bench.until(lambda: bench.loader.loads == [1, 2, 1, 2])
+    assert await use(bench) == 2
+
+
+async def test_a_loader_that_stops_iteration_is_a_failure(bench: Bench) -> None:
+    def load(_settings: dict[str, Any], _progress: Callable[[str], None]) -> Version:
+        raise StopIteration
+
+    life: Life[Version] = Life("m", load, lambda: True)
+    life.want({"v": 1})
+    with pytest.raises(ModelFailed, match="ended early"):
+        async with life.use(5):
+            pass
+    await life.close()

@@ -61,12 +61,20 @@ class Compute:
 
         torch.set_num_threads(self.threads)
 
+    def release(self) -> None:
+        """Give freed memory back to the GPU, where others see it."""
+        import torch
+
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
     def batcher(
         self,
         options: TorchOptions,
         context: LoadContext,
         prepare: Callable[[Sequence[Any]], Sequence[Item | ServeAppError]],
         compute: Callable[[list[Any]], Sequence[Any]],
+        label: str = "input",
     ) -> "Batcher[Any, Any]":
         """A batcher with the options' bounds, or those that suit the device."""
         return Batcher(
@@ -78,6 +86,7 @@ class Compute:
             max_padding=options.batch_padding,
             max_queue=context.max_queue,
             workers=self.workers,
+            label=label,
         )
 
 

@@ -61,13 +61,14 @@ class Engine:
         self._options = options
         self._max_length = check_max_length(self._model, options.max_length)
         self._batcher: Batcher[_Pair, _Logit] = self._compute_on.batcher(
-            options, context, self._tokenize, self._compute
+            options, context, self._tokenize, self._compute, "documents"
         )
 
     def close(self) -> None:
         """Stop the thread and drop the weights."""
         self._batcher.close()
         del self._model
+        self._compute_on.release()
 
     def alive(self) -> bool:
         """Whether the compute thread runs."""

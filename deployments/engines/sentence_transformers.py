@@ -84,6 +84,7 @@ class Engine:
         """Stop the thread and drop the weights."""
         self._batcher.close()
         del self._model
+        self._compute_on.release()
 
     def alive(self) -> bool:
         """Whether the compute thread runs."""
@@ -129,8 +130,10 @@ class Engine:
     def _find_special_tokens(self) -> None:
         """The ids that the tokenizer puts before and after every text."""
         tokenizer = self._model.tokenizer
-        bare, full = tokenizer("a", add_special_tokens=False).input_ids, tokenizer("a").input_ids
-        at = next(i for i in range(len(full)) if full[i : i + len(bare)] == bare)
+        bare, full = self._bare_ids("a"), tokenizer("a").input_ids
+        at = next((i for i in range(len(full)) if full[i : i + len(bare)] == bare), None)
+        if at is None:
+            raise LoadError("the tokenizer writes a text differently when it adds special tokens")
         self._before, self._after = full[:at], full[at + len(bare) :]
 
     def _tokenize(self, inputs: Sequence[_Input]) -> list[Item | ServeAppError]:
@@ -138,13 +141,17 @@ class Engine:
         usable = [text if len(text) <= MAX_CHARACTERS else "" for text in texts]
         found = iter(self._model.tokenizer(usable, verbose=False).input_ids if usable else [])
         return [
-            self._item(one, next(found) if isinstance(one.text, str) else self._with_special(one.text))
-            for one in inputs
+            self._item(one, next(found) if isinstance(one.text, str) else self._with_special(one)) for one in inputs
         ]
 
-    def _with_special(self, ids: list[int]) -> list[int]:
+    def _with_special(self, one: _Input) -> list[int]:
+        """A text given as ids, with the prompt's ids and the special ones, as the tokenizer would make them."""
         special = set(self._model.tokenizer.all_special_ids)
-        return [*self._before, *(i for i in ids if i not in special), *self._after]
+        ids = [int(i) for i in one.text if i not in special]
+        return [*self._before, *self._bare_ids(one.prompt), *ids, *self._after]
+
+    def _bare_ids(self, text: str) -> list[int]:
+        return list(self._model.tokenizer(text, add_special_tokens=False).input_ids) if text else []
 
     def _item(self, one: _Input, ids: list[int]) -> Item | ServeAppError:
         if isinstance(one.text, str) and len(one.text) + len(one.prompt) > MAX_CHARACTERS:
@@ -161,7 +168,7 @@ class Engine:
         """Tokens of the prompt, for models whose pooling leaves it out; None for the others."""
         if not prompt or all(getattr(module, "include_prompt", True) for module in self._model):
             return None
-        return len(self._before) + len(self._model.tokenizer(prompt, add_special_tokens=False).input_ids)
+        return len(self._before) + len(self._bare_ids(prompt))
 
     def _compute(self, batch: list[_Tokens]) -> list[_Vector]:
         import torch

@@ -4,7 +4,7 @@ The same functions answer for one model (in its replica) and for all of them (in
 Formats: OpenAI's models API; KServe V1; Open Inference Protocol (V2) REST.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib.metadata import version
 
 from fastapi import APIRouter
@@ -47,12 +47,16 @@ def tensors_of(task: Task, dimensions: int | None) -> dict[str, object]:
     }
 
 
-def health(models: Sequence[ModelStatus]) -> Response:
-    """`GET /v2/health/ready`: ready once every model has come up or failed, and one can answer.
+SETTLED = ("ready", "failed")
 
-    A model that failed does not take the server's readiness with it; its own readiness says why.
+
+def health(models: Sequence[ModelStatus], came_up: Collection[str] = ()) -> Response:
+    """`GET /v2/health/ready`: ready once every model has come up or failed once, and one can answer.
+
+    A model that failed, or that loads again, does not take the server's readiness with it; its own
+    readiness says why. `came_up` are the models that had come up, or failed, before.
     """
-    settled = all(model.state in ("ready", "failed") for model in models)
+    settled = all(model.state in SETTLED or model.name in came_up for model in models)
     ready = settled and any(model.state == "ready" for model in models)
     listed = [
         {"name": m.name, "state": m.state, **({"progress": m.progress} if m.progress else {})}
@@ -107,19 +111,19 @@ def router(served: Served | None) -> APIRouter:  # noqa: C901  # a flat list of 
         assert served
         return json_response({"models": [served.identity.name]})
 
-    @api.get("/v2/models/{model}", summary="Model metadata")
-    async def metadata(model: str) -> Response:
-        found = mine(model)
-        status = found.status()
-        tensors = tensors_of(status.task, found.dimensions())
-        return json_response({"name": status.name, "versions": [], "platform": f"serve-app-{status.engine}", **tensors})
-
-    @api.get("/v2/models/{model}/ready", summary="Model readiness")
+    @api.get("/v2/models/{model:path}/ready", summary="Model readiness")
     async def model_ready(model: str) -> Response:
         found = mine(model)
         found.check()
         status = found.status()
         update = {"reason": f"the newest settings are not in force: {status.failure}"} if status.failure else {}
         return json_response({"name": found.identity.name, "ready": True, **update})
+
+    @api.get("/v2/models/{model:path}", summary="Model metadata")
+    async def metadata(model: str) -> Response:
+        found = mine(model)
+        status = found.status()
+        tensors = tensors_of(status.task, found.dimensions())
+        return json_response({"name": status.name, "versions": [], "platform": f"serve-app-{status.engine}", **tensors})
 
     return api

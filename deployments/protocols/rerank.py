@@ -4,7 +4,7 @@
 """
 
 import uuid
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, Request
@@ -26,6 +26,7 @@ class RerankRequest(BaseModel):
     top_n: StrictInt | None = Field(None, gt=0)
     return_documents: bool | None = Field(None, description="by default true on /v1/rerank, false on /v2/rerank")
     rank_fields: list[str] | None = None
+    truncate: Literal["end", "error"] | None = Field(None, description="what becomes of a pair over the model's limit")
 
 
 class TeiRerankRequest(BaseModel):
@@ -50,7 +51,7 @@ def router(served: Served | None) -> APIRouter:
         texts = [_text(one, asked.rank_fields, i) for i, one in enumerate(asked.documents)]
         _check(asked.query, texts, served.settings.limits.max_inputs, "documents")
         async with served.engine(request) as engine:
-            done = await engine.rerank(asked.query, texts)
+            done = await engine.rerank(asked.query, texts, truncate=asked.truncate)
         best = np.argsort(-done.scores, kind="stable")[: asked.top_n]
         with_text = return_documents if asked.return_documents is None else asked.return_documents
         results: list[dict[str, Any]] = [{"index": int(i), "relevance_score": float(done.scores[i])} for i in best]

@@ -92,6 +92,14 @@ async def test_prompts_are_put_before_the_text(minilm: Path, reference: Sentence
             await engine.embed(["ships"], prompt="nope")
 
 
+async def test_a_prompt_goes_before_token_ids_too(minilm: Path, reference: SentenceTransformer) -> None:
+    options = Options(prompts={"query": "find: "}, token_ids="model", default_prompt="query")
+    with loaded(Engine(), minilm, options) as engine:
+        ids = reference.tokenizer("seven ships").input_ids
+        done = await engine.embed([engine.decode_ids(ids), "seven ships"])
+    np.testing.assert_allclose(done.vectors[0], done.vectors[1], atol=1e-5)
+
+
 async def test_a_full_queue_refuses_further_requests(minilm: Path) -> None:
     with loaded(Engine(), minilm, Options(), max_queue=8) as engine:
         first = asyncio.create_task(engine.embed(["lamp " * 200] * 8))
