@@ -30,7 +30,7 @@ def up(
     """Serve a catalog on this machine until Ctrl-C."""
     from serve_app import up as starting
 
-    raise typer.Exit(starting.up(catalog or environment.catalog_name(), host, port, Console()))
+    raise typer.Exit(starting.up(catalog or environment.catalog_name(), host, port, _console()))
 
 
 @app.command()
@@ -53,7 +53,7 @@ def status(port: Port = 8000) -> None:
         states = httpx.get(f"{url}/v2/health/ready", timeout=10).json()["models"]
     except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
         raise ServeAppError(f"No application answers at {url} ({error}). Start one with `serve-app up`.") from error
-    Console().print(screen.states_table(states))
+    _console().print(screen.states_table(states))
     if any(state["state"] != "ready" for state in states):
         raise typer.Exit(1)
 
@@ -69,6 +69,11 @@ def check(file: Annotated[str, typer.Argument(help="A catalog's file, or the nam
     """Say whether a catalog is valid, or everything that is wrong with it."""
     found = catalogs.load(file)
     print(f"{file}: valid; {len(found.models)} models: {', '.join(model.name for model in found.models)}")
+
+
+def _console() -> Console:
+    """Standard output; wide where it is no terminal, so that a log keeps whole lines."""
+    return Console(width=None if sys.stdout.isatty() else 200)
 
 
 def main() -> None:
