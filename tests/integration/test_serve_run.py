@@ -81,13 +81,25 @@ def port(ray: dict[str, str]) -> int:
 @contextmanager
 def serve_run(ray: dict[str, str], port: int, *target: str, **variables: str) -> Iterator[str]:
     url = f"http://127.0.0.1:{port}"
-    process = subprocess.Popen([str(BIN / "serve"), "run", *target], env=ray | variables)
+
+    # A shell's background job ignores SIGINT, and so would its children: `serve run` ends by nothing else.
+    def interruptible() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    process = subprocess.Popen(
+        [str(BIN / "serve"), "run", *target],
+        env=ray | variables,
+        preexec_fn=interruptible,  # noqa: PLW1509  # no threads run yet in the child
+    )
     try:
         wait_for(f"{url}/v2/health/ready", 180, process)
         yield url
     finally:
         process.send_signal(signal.SIGINT)
-        process.wait(60)
+        try:
+            process.wait(60)
+        finally:
+            process.kill()
 
 
 def assert_embeds(url: str, minilm: Path, sentences: list[str]) -> None:
