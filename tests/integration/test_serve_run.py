@@ -89,7 +89,7 @@ def serve_run(ray: dict[str, str], port: int, *target: str, **variables: str) ->
     process = subprocess.Popen(
         [str(BIN / "serve"), "run", *target],
         env=ray | variables,
-        preexec_fn=interruptible,  # noqa: PLW1509  # no threads run yet in the child
+        preexec_fn=interruptible,
     )
     try:
         wait_for(f"{url}/v2/health/ready", 180, process)
