@@ -4,14 +4,13 @@ Knows nothing of Ray and of what the app does.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, MutableMapping, Sequence
+from collections.abc import AsyncIterator, Iterator, MutableMapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from starlette.types import ASGIApp, Receive, Scope
 
-Headers = Sequence[tuple[bytes, bytes]]
 BodyBytes = bytes | npt.NDArray[np.uint8]
 """A body: bytes, or where it is large a read-only array over shared memory."""
 

@@ -39,7 +39,12 @@ class ModelReplica:
         self._life: Life[Engine] = Life(self.identity.name, self._load, self._fits_beside)
         task = self._engine_class.task
         self._app = build_app(
-            f"{self.identity.name} ({task})", [models.router(self), *(make(self) for make in ROUTERS[task])]
+            f"{self.identity.name} ({task})",
+            [
+                models.server_router(self._listed, self._states, set()),
+                models.router(self),
+                *(make(self) for make in ROUTERS[task]),
+            ],
         )
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
@@ -92,6 +97,12 @@ class ModelReplica:
     async def report(self) -> ModelStatus:
         """`status()`, for the gateway."""
         return self.status()
+
+    def _listed(self) -> list[tuple[str, tuple[str, ...], str]]:
+        return [(self.identity.name, self.settings.aliases, self._engine_class.task)]
+
+    async def _states(self) -> list[ModelStatus]:
+        return [self.status()]
 
     def dimensions(self) -> int | None:
         """Length of this model's vectors, if it makes vectors and is loaded."""

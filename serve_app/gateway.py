@@ -11,16 +11,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import orjson
-from fastapi import APIRouter
 from python_multipart.multipart import parse_options_header
 from ray.serve.handle import DeploymentHandle
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deployments.asgi import Head
 from deployments.protocols import ROUTERS, models
-from deployments.protocols.app import ModelStatus, build_app, json_response
+from deployments.protocols.app import ModelStatus, build_app
 from deployments.settings import Frozen
 from serve_app.carry import Carrier
 from serve_app.edge import Edge, read_body
@@ -33,8 +30,6 @@ OWN = frozenset({"/", "/docs", "/docs/oauth2-redirect", "/openapi.json", "/v1/mo
     "/v2/health/live",
     "/v2/health/ready",
 }
-
-
 THREAD_BYTES = 1 << 20
 """Bodies over this are searched for a model's name off the event loop."""
 
@@ -66,7 +61,9 @@ class Gateway:
         self._routes = Routes(self._settings.models)
         tasks = {model.task: None for model in self._settings.models}
         documented = [make(None) for task in tasks for make in ROUTERS[task]]
-        self._own = build_app("serve_app", [self._own_routes(), *documented])
+        self._own = build_app(
+            "serve_app", [models.server_router(self._listed, self._states, self._came_up), *documented]
+        )
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return Edge(self.answer, lambda: self._settings.max_body)
@@ -99,36 +96,8 @@ class Gateway:
             for entry, status in zip(entries, found, strict=True)
         ]
 
-    def _own_routes(self) -> APIRouter:
-        api = APIRouter(tags=["application"])
-
-        @api.get("/", summary="Liveness, as KServe answers it")
-        async def alive() -> Response:
-            return json_response({"status": "alive"})
-
-        @api.get("/v1/models", summary="List of models (OpenAI and KServe V1)")
-        async def list_models() -> Response:
-            return json_response(models.model_list([(m.name, m.aliases, m.task) for m in self._settings.models]))
-
-        @api.get("/v2", summary="Server metadata")
-        async def server() -> Response:
-            return json_response(models.SERVER)
-
-        @api.get("/v2/models", summary="Names of the models")
-        async def names() -> Response:
-            return json_response({"models": [model.name for model in self._settings.models]})
-
-        @api.get("/v2/health/live", summary="Liveness")
-        async def live() -> Response:
-            return json_response({"live": True})
-
-        @api.get("/v2/health/ready", summary="Readiness, with every model's state")
-        async def ready(_request: Request) -> Response:
-            states = await self._states()
-            self._came_up |= {state.name for state in states if state.state in models.SETTLED}
-            return models.health(states, self._came_up)
-
-        return api
+    def _listed(self) -> list[tuple[str, tuple[str, ...], str]]:
+        return [(model.name, model.aliases, model.task) for model in self._settings.models]
 
 
 def _head(scope: Scope, target: Target) -> Head:

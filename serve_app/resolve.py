@@ -8,18 +8,21 @@ First match wins (design: "How a request finds its model"):
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fastapi.routing import APIRoute
+
 from deployments.engines import Task
 from deployments.errors import BadRequest, ModelNotFound, NotFound
+from deployments.protocols import ROUTERS
 from deployments.settings import Frozen
 
 ENDPOINTS: dict[str, Task] = {
-    "/v1/embeddings": "embed",
-    "/embed": "embed",
-    "/v1/rerank": "rerank",
-    "/v2/rerank": "rerank",
-    "/rerank": "rerank",
+    route.path: task
+    for task, makers in ROUTERS.items()
+    for make in makers
+    for route in make(None).routes
+    if isinstance(route, APIRoute)
 }
-"""Endpoints at the root, and the task that each belongs to."""
+"""Endpoints at the root, and the task that each belongs to: what the protocols' routers declare."""
 
 KSERVE_PREFIXES = ("/v1/models/", "/v2/models/")
 PREFIX = "/openai"

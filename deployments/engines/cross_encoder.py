@@ -84,8 +84,11 @@ class Engine:
     def _tokenize(self, pairs: Sequence[_Pair]) -> list[Item | ServeAppError]:
         usable = [pair if _characters(pair) <= MAX_CHARACTERS else _Pair("", "", pair.truncate) for pair in pairs]
         whole = self._encode(usable, truncation=False)
-        cut = self._encode(usable, truncation="longest_first", max_length=self._max_length)
-        return [self._item(*both) for both in zip(pairs, whole, cut, strict=True)]
+        long = [i for i, one in enumerate(whole) if len(one["input_ids"]) > self._max_length]
+        again = [usable[i] for i in long]
+        cut = self._encode(again, truncation="longest_first", max_length=self._max_length) if again else []
+        shortened = dict(zip(long, cut, strict=True))
+        return [self._item(pair, whole[i], shortened.get(i)) for i, pair in enumerate(pairs)]
 
     def _encode(self, pairs: Sequence[_Pair], **options: Any) -> list[dict[str, list[int]]]:
         found = self._model.tokenizer(
@@ -93,13 +96,13 @@ class Engine:
         )
         return [{key: values[i] for key, values in found.items()} for i in range(len(pairs))]
 
-    def _item(self, pair: _Pair, whole: dict[str, list[int]], cut: dict[str, list[int]]) -> Item | ServeAppError:
+    def _item(self, pair: _Pair, whole: dict[str, list[int]], cut: dict[str, list[int]] | None) -> Item | ServeAppError:
         if _characters(pair) > MAX_CHARACTERS:
             return BadRequest(f"query and document have {_characters(pair)} characters; at most {MAX_CHARACTERS}")
-        length = len(whole["input_ids"])
-        if length > self._max_length and pair.truncate == "error":
-            return too_long(length, self._max_length)
-        return Item(cut, len(cut["input_ids"]))
+        if cut and pair.truncate == "error":
+            return too_long(len(whole["input_ids"]), self._max_length)
+        tokens = cut or whole
+        return Item(tokens, len(tokens["input_ids"]))
 
     def _compute(self, batch: list[dict[str, list[int]]]) -> list[_Logit]:
         import torch
@@ -119,6 +122,5 @@ def _characters(pair: _Pair) -> int:
 
 def sigmoid(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """1 / (1 + e^-x), computed so that neither side overflows."""
-    return np.where(
-        logits >= 0, 1 / (1 + np.exp(-np.abs(logits))), np.exp(-np.abs(logits)) / (1 + np.exp(-np.abs(logits)))
-    ).astype(np.float32)
+    small = np.exp(-np.abs(logits))
+    return np.where(logits >= 0, 1 / (1 + small), small / (1 + small)).astype(np.float32)

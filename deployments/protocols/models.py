@@ -4,7 +4,7 @@ The same functions answer for one model (in its replica) and for all of them (in
 Formats: OpenAI's models API; KServe V1; Open Inference Protocol (V2) REST.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from importlib.metadata import version
 
 from fastapi import APIRouter
@@ -15,6 +15,10 @@ from deployments.errors import ModelNotFound
 from deployments.protocols.app import ModelStatus, Served, json_response
 
 SERVER = {"name": "serve-app", "version": version("serve-app"), "extensions": []}
+
+
+Listed = Callable[[], Sequence[tuple[str, Sequence[str], str]]]
+States = Callable[[], Awaitable[Sequence[ModelStatus]]]
 
 
 def model_list(models: Sequence[tuple[str, Sequence[str], str]]) -> dict[str, object]:
@@ -66,15 +70,13 @@ def health(models: Sequence[ModelStatus], came_up: Collection[str] = ()) -> Resp
     return json_response({"ready": ready, "models": listed}, 200 if ready else 503)
 
 
-def router(served: Served | None) -> APIRouter:  # noqa: C901  # a flat list of routes, one branch in all
-    """The routes of one model; `served` is None for documentation only."""
-    api = APIRouter(tags=["models"])
+def server_router(listed: Listed, states: States, came_up: set[str]) -> APIRouter:
+    """The routes about a server and all its models, be they many (the gateway) or one (a replica).
 
-    def mine(name: str) -> Served:
-        assert served
-        if name not in (served.identity.name, *served.settings.aliases):
-            raise ModelNotFound.named(name, [served.identity.name])
-        return served
+    `listed()` gives their names, aliases and tasks, `states()` what each is doing; `came_up` collects
+    those that came up or failed once.
+    """
+    api = APIRouter(tags=["server"])
 
     @api.get("/", summary="Liveness, as KServe answers it")
     async def alive() -> Response:
@@ -82,9 +84,37 @@ def router(served: Served | None) -> APIRouter:  # noqa: C901  # a flat list of 
 
     @api.get("/v1/models", summary="List of models (OpenAI and KServe V1)")
     async def list_models() -> Response:
-        assert served
-        one = served.status()
-        return json_response(model_list([(one.name, served.settings.aliases, one.task)]))
+        return json_response(model_list(listed()))
+
+    @api.get("/v2", summary="Server metadata")
+    async def server() -> Response:
+        return json_response(SERVER)
+
+    @api.get("/v2/models", summary="Names of the models")
+    async def names() -> Response:
+        return json_response({"models": [name for name, _, _ in listed()]})
+
+    @api.get("/v2/health/live", summary="Liveness")
+    async def live() -> Response:
+        return json_response({"live": True})
+
+    @api.get("/v2/health/ready", summary="Readiness, with every model's state")
+    async def ready() -> Response:
+        found = await states()
+        came_up.update(state.name for state in found if state.state in SETTLED)
+        return health(found, came_up)
+
+    return api
+
+
+def router(served: Served) -> APIRouter:
+    """The routes about one model."""
+    api = APIRouter(tags=["model"])
+
+    def mine(name: str) -> Served:
+        if name not in (served.identity.name, *served.settings.aliases):
+            raise ModelNotFound.named(name, [served.identity.name])
+        return served
 
     @api.get("/v1/models/{model:path}", summary="One model (OpenAI and KServe V1)")
     async def one_model(model: str) -> Response:
@@ -92,24 +122,6 @@ def router(served: Served | None) -> APIRouter:  # noqa: C901  # a flat list of 
         found.check()
         status = found.status()
         return json_response({"name": status.name, "ready": True, **_card(model, status.name, status.task)})
-
-    @api.get("/v2", summary="Server metadata")
-    async def server() -> Response:
-        return json_response(SERVER)
-
-    @api.get("/v2/health/live", summary="Liveness")
-    async def live() -> Response:
-        return json_response({"live": True})
-
-    @api.get("/v2/health/ready", summary="Readiness")
-    async def ready() -> Response:
-        assert served
-        return health([served.status()])
-
-    @api.get("/v2/models", summary="Names of the models")
-    async def names() -> Response:
-        assert served
-        return json_response({"models": [served.identity.name]})
 
     @api.get("/v2/models/{model:path}/ready", summary="Model readiness")
     async def model_ready(model: str) -> Response:
