@@ -20,7 +20,7 @@ test: $(VENV)/.test
 	$(BIN)/python -m pytest
 
 test-fast: $(VENV)/.test
-	$(BIN)/python -m pytest -m "not ray"
+	$(BIN)/python -m pytest -m "not ray and not slow"
 
 lint: $(VENV)/.test
 	$(BIN)/ruff format --check .

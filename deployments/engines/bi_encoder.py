@@ -32,6 +32,9 @@ class Engine:
 
     task: ClassVar[Task] = "rerank"
     options_type: ClassVar[type[Frozen]] = Options
+    note: ClassVar[str] = (
+        "It compares the embeddings of query and documents: good enough to try things, no match for a cross-encoder."
+    )
 
     def load(self, path: Path, options: Options, context: LoadContext) -> None:
         """Read a sentence-transformers folder."""

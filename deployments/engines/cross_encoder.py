@@ -47,6 +47,7 @@ class Engine:
 
     task: ClassVar[Task] = "rerank"
     options_type: ClassVar[type[Frozen]] = Options
+    note: ClassVar[str] = ""
 
     def load(self, path: Path, options: Options, context: LoadContext) -> None:
         """Read a cross-encoder's folder. Raises `LoadError` for a model with other than one label."""

@@ -56,6 +56,7 @@ class Engine:
 
     task: ClassVar[Task] = "embed"
     options_type: ClassVar[type[Frozen]] = Options
+    note: ClassVar[str] = ""
 
     def load(self, path: Path, options: Options, context: LoadContext) -> None:
         """Read a sentence-transformers folder. Raises `LoadError` for a model without a text tokenizer."""

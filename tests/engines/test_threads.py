@@ -1,0 +1,107 @@
+"""Blocking generators as async iterators, and turns."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Generator
+
+import pytest
+
+from deployments.engines._threads import Cancelled, Turns, stream
+from deployments.errors import BadRequest, EngineError
+
+
+async def test_pieces_come_in_order() -> None:
+    assert [piece async for piece in stream("t", lambda _: (i for i in range(100)))] == list(range(100))
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"), [(BadRequest("no"), BadRequest), (RuntimeError("broken"), EngineError)], ids=["ours", "other"]
+)
+async def test_errors_come_out(error: Exception, raised: type[Exception]) -> None:
+    def work(_cancelled: threading.Event) -> Generator[int]:
+        yield 1
+        raise error
+
+    pieces = stream("t", work)
+    assert await anext(pieces) == 1
+    with pytest.raises(raised, match=str(error)):
+        await anext(pieces)
+
+
+async def test_closing_stops_the_thread_and_waits_for_it() -> None:
+    ended = threading.Event()
+
+    def work(cancelled: threading.Event) -> Generator[int]:
+        try:
+            yield 1
+            assert cancelled.wait(10)
+            yield 2
+        finally:
+            ended.set()
+
+    async with contextlib.aclosing(stream("t", work)) as pieces:
+        assert await anext(pieces) == 1
+    assert ended.is_set()
+
+
+async def test_cancelling_the_reader_stops_the_thread() -> None:
+    began, ended = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def work(cancelled: threading.Event) -> Generator[int]:
+        loop.call_soon_threadsafe(began.set)
+        assert cancelled.wait(10)
+        ended.set()
+        yield 1
+
+    async def read() -> None:
+        async with contextlib.aclosing(stream("t", work)) as pieces:
+            async for _ in pieces:
+                pass
+
+    task = asyncio.create_task(read())
+    await began.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ended.is_set()
+
+
+def test_turns_are_given_in_the_order_asked() -> None:
+    turns, never, order = Turns(), threading.Event(), list[str]()
+    started = threading.Barrier(3)
+
+    def work(name: str, count: int) -> None:
+        started.wait()
+        for _ in range(count):
+            with turns.turn(never):
+                order.append(name)
+
+    with turns.turn(never):
+        threads = [threading.Thread(target=work, args=(name, count)) for name, count in (("long", 50), ("short", 2))]
+        for thread in threads:
+            thread.start()
+        started.wait()
+        while len(turns._waiting) < 2:
+            threading.Event().wait(0.001)
+    for thread in threads:
+        thread.join()
+    assert order.index("short") <= 1
+    assert [i for i, name in enumerate(order) if name == "short"][1] <= 4
+
+
+def test_who_waits_can_be_cancelled_and_leaves_the_place_to_others() -> None:
+    turns, cancelled = Turns(), threading.Event()
+    cancelled.set()
+    with turns.turn(threading.Event()), pytest.raises(Cancelled), turns.turn(cancelled):
+        pass
+    with turns.turn(threading.Event()):
+        pass
+
+
+def test_as_many_turns_at_once_as_there_are_places() -> None:
+    turns, never = Turns(2), threading.Event()
+    with turns.turn(never), turns.turn(never):
+        assert turns._free == 0
+    assert turns._free == 2
