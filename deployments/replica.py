@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from deployments import engines, sources
 from deployments.asgi import Answer, BodyBytes, Head, run_stream, run_unary
-from deployments.engines import Engine, LoadContext
+from deployments.engines import Engine, LoadContext, Task
 from deployments.errors import LoadError
 from deployments.gpu import free_bytes, used_bytes
 from deployments.life import Life
@@ -74,6 +74,11 @@ class ModelReplica:
     async def __del__(self) -> None:
         await self._life.close()
 
+    @property
+    def note(self) -> str:
+        """What people should know of the model's quality; often nothing."""
+        return self._engine_class.note
+
     def engine(self, request: Request) -> AbstractAsyncContextManager[Any]:
         """The loaded engine, held for one request."""
         return self._life.use(request.scope["serve_app.timeout_s"])
@@ -98,8 +103,8 @@ class ModelReplica:
         """`status()`, for the gateway."""
         return self.status()
 
-    def _listed(self) -> list[tuple[str, tuple[str, ...], str]]:
-        return [(self.identity.name, self.settings.aliases, self._engine_class.task)]
+    def _listed(self) -> list[tuple[str, tuple[str, ...], Task, str]]:
+        return [(self.identity.name, self.settings.aliases, self._engine_class.task, self.note)]
 
     async def _states(self) -> list[ModelStatus]:
         return [self.status()]

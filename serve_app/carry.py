@@ -21,6 +21,7 @@ from starlette.types import Send
 
 from deployments.asgi import Answer, BodyBytes, Head
 from deployments.errors import DeadlineExceeded, ModelUnavailable, QueueFull, ReplicaLost
+from deployments.protocols import STREAMED
 from deployments.protocols.app import ModelStatus
 
 log = logging.getLogger("serve_app")
@@ -33,7 +34,7 @@ STATUS_TIMEOUT_S = 3.0
 GRACE_S = 2.0
 """How much longer than the replica the gateway waits: a replica whose model is loading says more than "too late"."""
 
-_STREAM = re.compile(rb'"stream"\s*:\s*true|name="stream"\r\n\r\n(?:true|1)', re.IGNORECASE)
+_STREAM = re.compile(rb'"stream"\s*:\s*true|name="stream"(?:\r\n[^\r\n]+)*\r\n\r\n(?:true|1)', re.IGNORECASE)
 
 
 class Carrier:
@@ -58,7 +59,8 @@ class Carrier:
         cargo: BodyBytes = np.frombuffer(body, np.uint8) if large else bytes(body)
         limit_s = head.timeout_s
         deadline_s = time.monotonic() + limit_s
-        one_call = self._stream_once if wants_stream(body) else self._unary_once
+        streamed = head.path in STREAMED or wants_stream(body)
+        one_call = self._stream_once if streamed else self._unary_once
         for attempt in range(1, ATTEMPTS + 1):
             left_s = deadline_s - time.monotonic()
             try:

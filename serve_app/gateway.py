@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import parse_qsl
 
 import orjson
 from python_multipart.multipart import parse_options_header
@@ -16,6 +17,7 @@ from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deployments.asgi import Head
+from deployments.engines import Task
 from deployments.protocols import ROUTERS, models
 from deployments.protocols.app import ModelStatus, build_app
 from deployments.settings import Frozen
@@ -84,7 +86,7 @@ class Gateway:
                 name = await asyncio.to_thread(model_named_in, kind, body)
             else:
                 name = model_named_in(kind, body)
-            target = self._routes.choose(target, name)
+            target = self._routes.choose(target, name or model_queried(scope["query_string"]))
         await self._carriers[target.model.name].carry(_head(scope, target), body, send)
 
     async def _states(self) -> list[ModelStatus]:
@@ -96,8 +98,8 @@ class Gateway:
             for entry, status in zip(entries, found, strict=True)
         ]
 
-    def _listed(self) -> list[tuple[str, tuple[str, ...], str]]:
-        return [(model.name, model.aliases, model.task) for model in self._settings.models]
+    def _listed(self) -> list[tuple[str, tuple[str, ...], Task, str]]:
+        return [(model.name, model.aliases, model.task, model.note) for model in self._settings.models]
 
 
 def _head(scope: Scope, target: Target) -> Head:
@@ -111,6 +113,11 @@ def _head(scope: Scope, target: Target) -> Head:
         client=(client[0], client[1]) if client else None,
         timeout_s=target.model.timeout_s,
     )
+
+
+def model_queried(query: bytes) -> str | None:
+    """The `model` of a query string: the way to name one where there is no body, as in a GET."""
+    return dict(parse_qsl(query.decode("latin-1"))).get("model") if b"model=" in query else None
 
 
 def model_named_in(content_type: bytes, body: bytes | bytearray) -> str | None:

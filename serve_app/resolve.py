@@ -15,16 +15,17 @@ from deployments.errors import BadRequest, ModelNotFound, NotFound
 from deployments.protocols import ROUTERS
 from deployments.settings import Frozen
 
-ENDPOINTS: dict[str, Task] = {
-    route.path: task
+KSERVE_PREFIXES = ("/v1/models/", "/v2/models/")
+_ROUTES = [
+    (route, task)
     for task, makers in ROUTERS.items()
     for make in makers
     for route in make(None).routes
-    if isinstance(route, APIRoute)
-}
+    if isinstance(route, APIRoute) and not route.path.startswith(KSERVE_PREFIXES)
+]
+ENDPOINTS: dict[str, Task] = {route.path: task for route, task in _ROUTES}
 """Endpoints at the root, and the task that each belongs to: what the protocols' routers declare."""
-
-KSERVE_PREFIXES = ("/v1/models/", "/v2/models/")
+_PATTERNS = [(route.path_regex, task) for route, task in _ROUTES if route.param_convertors]
 PREFIX = "/openai"
 
 
@@ -37,6 +38,8 @@ class ModelEntry(Frozen):
     predictor: str
     aliases: tuple[str, ...] = ()
     timeout_s: float = 600.0
+    note: str = ""
+    """What people should know of its quality."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +96,8 @@ class Routes:
         named = self._by_kserve_path(root, path)
         if named:
             return self._restricted(named, alias, named.model.name)
-        if path in ENDPOINTS:
-            return Open(root, path, ENDPOINTS[path], alias)
+        if task := _task_of(path):
+            return Open(root, path, task, alias)
         if alias:
             return Target(alias, root, path)
         if path in own or path.startswith("/static-offline-docs/"):
@@ -158,6 +161,11 @@ class Routes:
     def _valid(self, own: frozenset[str]) -> str:
         routes = ", ".join(f"{model.route}/" for model in self.models)
         return f"Models are under {routes}; at the root are {', '.join([*ENDPOINTS, *sorted(own)])}"
+
+
+def _task_of(path: str) -> Task | None:
+    """The task of the endpoint at `path`, if one is there."""
+    return ENDPOINTS.get(path) or next((task for pattern, task in _PATTERNS if pattern.match(path)), None)
 
 
 def _split_openai(path: str) -> tuple[str, str]:

@@ -10,13 +10,17 @@ from serve_app.catalog import Catalog
 
 State = Mapping[str, str]
 COLOURS = {"ready": "green", "failed": "red"}
+JSON = "-H 'Content-Type: application/json' -d"
 EXAMPLES: dict[Task, tuple[str, str]] = {
-    "embed": ("/v1/embeddings", '{"model": "%s", "input": "Hello, world"}'),
-    "rerank": (
-        "/v1/rerank",
-        '{"model": "%s", "query": "fruit", "documents": ["an apple", "a car"]}',
+    "embed": ("/v1/embeddings", JSON + """ '{"model": "%s", "input": "Hello, world"}'"""),
+    "rerank": ("/v1/rerank", JSON + """ '{"model": "%s", "query": "fruit", "documents": ["an apple", "a car"]}'"""),
+    "transcribe": ("/v1/audio/transcriptions", "-F model=%s -F file=@speech.wav"),
+    "speak": (
+        "/v1/audio/speech",
+        JSON + """ '{"model": "%s", "input": "Hello, world", "response_format": "wav"}' -o speech.wav""",
     ),
 }
+"""For each task an endpoint, and the rest of a curl command that calls it."""
 
 
 def state_line(state: State) -> str:
@@ -49,7 +53,7 @@ def show_urls(console: Console, url: str, catalog: Catalog, states: Sequence[Sta
         if state.get("reason"):
             console.print(f"{state['name']}: {state['reason']}", style="red", markup=False, soft_wrap=True)
     for model in catalog.models:
-        path, body = EXAMPLES[model.task]
-        request = f"curl {url}{model.route}{path} -H 'Content-Type: application/json' -d '{body % model.name}'"
+        path, rest = EXAMPLES[model.task]
+        request = f"curl {url}{model.route}{path} {rest % model.name}"
         console.print(request, markup=False, highlight=False, soft_wrap=True)
     console.print(f"up after {took_s:.0f} s; docs at {url}/docs; Ctrl-C ends it", highlight=False)

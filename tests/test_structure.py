@@ -10,7 +10,13 @@ from deployments import engines
 ROOT = Path(__file__).parent.parent
 FILES = sorted(file for package in ("serve_app", "deployments") for file in (ROOT / package).rglob("*.py"))
 LAYERS = ["deployments.engines", "deployments.protocols", "deployments.replica", "serve_app"]
-HEAVY = {"torch", "sentence_transformers", "transformers", "tiktoken", "huggingface_hub", "vllm", "TTS"}
+HEAVY = {"torch", "sentence_transformers", "transformers", "tiktoken", "huggingface_hub", "vllm", "TTS"} | {
+    "faster_whisper",
+    "ctranslate2",
+    "pocketsphinx",
+    "av",
+    "torchaudio",
+}
 
 
 def imports(tree: ast.AST) -> set[str]:
@@ -50,7 +56,7 @@ def test_files_and_functions_stay_short(file: Path) -> None:
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             length = (node.end_lineno or 0) - node.lineno
-            allowed = 70 if node.name == "router" else 45  # a router is a flat list of routes
+            allowed = 70 if node.name.endswith("router") else 45  # a router is a flat list of routes
             assert length <= allowed, f"{node.name} has {length} lines"
 
 

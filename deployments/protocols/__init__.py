@@ -9,11 +9,19 @@ from collections.abc import Callable
 from fastapi import APIRouter
 
 from deployments.engines import Task
-from deployments.protocols import embeddings, rerank
+from deployments.protocols import audio, embeddings, rerank, v1
 from deployments.protocols.app import Served
 
 Router = Callable[[Served | None], APIRouter]
 """Makes a protocol's router around a model; around None, for its documentation only."""
 
-ROUTERS: dict[Task, tuple[Router, ...]] = {"embed": (embeddings.router,), "rerank": (rerank.router,)}
+ROUTERS: dict[Task, tuple[Router, ...]] = {
+    "embed": (embeddings.router,),
+    "rerank": (rerank.router,),
+    "transcribe": (audio.transcribe_router, v1.transcribe_router),
+    "speak": (audio.speak_router, v1.speak_router),
+}
 """The protocols of each task."""
+
+STREAMED = frozenset({"/v1/audio/speech"})
+"""Endpoints whose answers are streams whatever the body says."""

@@ -13,6 +13,7 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, ValidationError
 from starlette._utils import get_route_path
+from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
@@ -44,6 +45,10 @@ class Served(Protocol):
     identity: ModelIdentity
     settings: ModelSettings
 
+    @property
+    def note(self) -> str:
+        """What people should know of the model's quality; often nothing."""
+
     def engine(self, request: Request) -> AbstractAsyncContextManager[Any]:
         """The loaded engine, waited for within the request's deadline. Raises `ModelUnavailable`."""
 
@@ -66,10 +71,10 @@ async def read_json(request: Request, shape: type[Body]) -> Body:
     try:
         return shape.model_validate_json(await request.body())
     except ValidationError as error:
-        raise _explain(error) from None
+        raise explain(error) from None
 
 
-def _explain(error: ValidationError) -> BadRequest:
+def explain(error: ValidationError) -> BadRequest:
     """The first things that pydantic found wrong, in one sentence."""
     found = error.errors(include_url=False, include_input=False)
     wrong = "; ".join(f"{_place(one['loc'])}{one['msg'].removeprefix('Value error, ')}" for one in found[:3])
@@ -81,6 +86,27 @@ def _explain(error: ValidationError) -> BadRequest:
 def _place(loc: Sequence[int | str]) -> str:
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).lstrip(".")
     return f"{path}: " if path else ""
+
+
+def read_fields(form: FormData, shape: type[Body]) -> Body:
+    """A form's text fields as `shape`; an empty one is none, `...[]` are lists. Raises `BadRequest`."""
+    given: dict[str, object] = {}
+    for name in form:
+        values = [value for value in form.getlist(name) if isinstance(value, str) and value]
+        if values:
+            given[name] = values if name.endswith("[]") else values[-1]
+    try:
+        return shape.model_validate(given)
+    except ValidationError as error:
+        raise explain(error) from None
+
+
+def form_body(shape: type[BaseModel], file: str) -> dict[str, object]:
+    """The OpenAPI description of a form with the fields of `shape` and a file."""
+    schema = shape.model_json_schema()
+    schema["properties"][file] = {"type": "string", "format": "binary"}
+    schema["required"] = [*schema.get("required", []), file]
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
 
 
 def json_body(shape: type[BaseModel]) -> dict[str, object]:

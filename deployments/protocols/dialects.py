@@ -40,5 +40,10 @@ def _body(error: ServeAppError, path: str) -> dict[str, object]:
         return {"error": error.message}
     if _TEI.match(path):
         return {"error": error.message, "error_type": "Validation" if error.status < 500 else "Backend"}
+    return envelope(error)
+
+
+def envelope(error: ServeAppError) -> dict[str, object]:
+    """OpenAI's form of an error, which its streams have too."""
     kind = _OPENAI_TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")
     return {"error": {"message": error.message, "type": kind, "param": error.param, "code": error.code}}

