@@ -111,10 +111,11 @@ def test_open_webuis_requests(url: str) -> None:
 
 def test_the_clip_is_as_the_library_has_it(client: OpenAI, tiny_whisper: Path, speech: PCM) -> None:
     library = WhisperModel(str(tiny_whisper), device="cpu", cpu_threads=2)
-    segments, info = library.transcribe(speech, vad_filter=True, temperature=FALLBACK, word_timestamps=True)
+    clip = audio_file(speech, 16_000, "flac")
+    segments, info = library.transcribe(io.BytesIO(clip), vad_filter=True, temperature=FALLBACK, word_timestamps=True)
     found = client.audio.transcriptions.create(
         model="tiny-whisper",
-        file=("clip.flac", audio_file(speech, 16_000, "wav")),
+        file=("clip.flac", clip),
         response_format="verbose_json",
         timestamp_granularities=["word", "segment"],
     )
