@@ -12,15 +12,13 @@ import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import aiohttp
-import httpx
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from serve_app import machine
+from benchmarks.serving import served
 
 CLIENTS = 32
 WORDS = "the cat sat on a mat while seven ships crossed an iron sea and nobody counted the blue lamps".split()
@@ -82,34 +80,15 @@ async def served_rate(url: str, count: int, size: int) -> float:
     return count / (time.perf_counter() - began_s)
 
 
-def start(port: int) -> "subprocess.Popen[bytes]":
-    """`serve-app up` of the embedded catalog, once it is ready."""
-    command = [str(Path(sys.executable).parent / "serve-app"), "up", "embedded", "--port", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
-    while process.poll() is None:
-        try:
-            if httpx.get(f"http://127.0.0.1:{port}/v2/health/ready", timeout=5).status_code == 200:
-                return process
-        except httpx.HTTPError:
-            time.sleep(0.5)
-    raise SystemExit("serve-app up did not come up")
-
-
 def measure(count: int, rounds: int, console: Console) -> dict[str, list[float]]:
     """Rates of each way, round by round."""
-    port = machine.free_port()
     rates: dict[str, list[float]] = {"encode(batch_size=32)": [], "served, 8": [], "served, 1": []}
-    with console.status("starting the application"):
-        application = start(port)
-    try:
-        url = f"http://127.0.0.1:{port}"
+    console.print("starting the application")
+    with served("embedded") as url:
         for _ in track(range(rounds), "measuring", console=console, transient=True):
             rates["encode(batch_size=32)"].append(encode_rate(count))
             rates["served, 8"].append(asyncio.run(served_rate(url, count, 8)))
             rates["served, 1"].append(asyncio.run(served_rate(url, count, 1)))
-    finally:
-        application.terminate()
-        application.wait()
     return rates
 
 
