@@ -89,8 +89,15 @@ def gateway_options(catalog: Catalog) -> dict[str, Any]:
         )
         for model in catalog.models
     )
-    settings = GatewaySettings(models=entries, max_body=int(catalog.gateway.max_body))
-    variables = {"RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(MAX_ANSWER_BYTES), "CUDA_VISIBLE_DEVICES": ""}
+    settings = GatewaySettings(
+        models=entries, max_body=int(catalog.gateway.max_body), max_reading=int(catalog.gateway.max_reading)
+    )
+    variables = {
+        "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(MAX_ANSWER_BYTES),
+        "CUDA_VISIBLE_DEVICES": "",
+        # A fixed threshold: glibc's own grows to 32 MB, and then the memory of bodies read is not given back.
+        "MALLOC_MMAP_THRESHOLD_": str(1 << 20),
+    }
     return {
         "ray_actor_options": {"num_cpus": catalog.gateway.cpu, "runtime_env": {"env_vars": variables}},
         "user_config": settings.model_dump(mode="json"),

@@ -10,16 +10,17 @@ import logging
 import re
 import time
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import ray
 from grpc import RpcError
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 from starlette.types import Send
 
-from deployments.asgi import Answer, BodyBytes, Head
+from deployments.asgi import Answer, Head
 from deployments.errors import DeadlineExceeded, ModelUnavailable, QueueFull, ReplicaLost
 from deployments.protocols import STREAMED
 from deployments.protocols.app import ModelStatus
@@ -37,6 +38,22 @@ GRACE_S = 2.0
 _STREAM = re.compile(rb'"stream"\s*:\s*true|name="stream"(?:\r\n[^\r\n]+)*\r\n\r\n(?:true|1)', re.IGNORECASE)
 
 
+class Parcel(NamedTuple):
+    """A request's body on its way: itself or, where it is large, where it lies in Ray's object store."""
+
+    body: "bytes | ray.ObjectRef[Any]"
+    large: bool
+    wants_stream: bool
+
+
+async def pack(body: bytes | bytearray) -> Parcel:
+    """The body, ready to be carried, several times if need be. A large one need not be kept besides."""
+    streamed = wants_stream(body)
+    if len(body) <= INLINE_BYTES:
+        return Parcel(bytes(body), False, streamed)
+    return Parcel(await asyncio.to_thread(ray.put, np.frombuffer(body, np.uint8)), True, streamed)
+
+
 class Carrier:
     """The way to one model's replicas."""
 
@@ -49,22 +66,20 @@ class Carrier:
         self._report = handle.options(method_name="report")
         self._last: ModelStatus | None = None
 
-    async def carry(self, head: Head, body: bytes | bytearray, send: Send) -> None:
+    async def carry(self, head: Head, parcel: Parcel, send: Send) -> None:
         """Have the request answered through `send`. Cancelling this cancels the work in the replica.
 
         Raises `DeadlineExceeded`, `QueueFull`, `ModelUnavailable`, or `ReplicaLost` after `ATTEMPTS`
         replicas died; only before the answer began.
         """
-        large = len(body) > INLINE_BYTES
-        cargo: BodyBytes = np.frombuffer(body, np.uint8) if large else bytes(body)
         limit_s = head.timeout_s
         deadline_s = time.monotonic() + limit_s
-        streamed = head.path in STREAMED or wants_stream(body)
+        streamed = head.path in STREAMED or parcel.wants_stream
         one_call = self._stream_once if streamed else self._unary_once
         for attempt in range(1, ATTEMPTS + 1):
             left_s = deadline_s - time.monotonic()
             try:
-                await one_call(head._replace(timeout_s=max(left_s, 0.0)), cargo, large, send)
+                await one_call(head._replace(timeout_s=max(left_s, 0.0)), parcel, send)
                 return
             except TimeoutError:
                 raise DeadlineExceeded(f"{self._name} did not begin to answer within {limit_s:g} s") from None
@@ -90,14 +105,14 @@ class Carrier:
             _raise_if_cancelled()
         return self._last
 
-    async def _unary_once(self, head: Head, body: BodyBytes, large: bool, send: Send) -> None:
-        handle = self._unary_large if large else self._unary
-        answer = await self._first(handle.remote(head, body), head.timeout_s)
+    async def _unary_once(self, head: Head, parcel: Parcel, send: Send) -> None:
+        handle = self._unary_large if parcel.large else self._unary
+        answer = await self._first(handle.remote(head, parcel.body), head.timeout_s)
         await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
         await send({"type": "http.response.body", "body": answer.body})
 
-    async def _stream_once(self, head: Head, body: BodyBytes, large: bool, send: Send) -> None:
-        pieces = (self._stream_large if large else self._stream).remote(head, body)
+    async def _stream_once(self, head: Head, parcel: Parcel, send: Send) -> None:
+        pieces = (self._stream_large if parcel.large else self._stream).remote(head, parcel.body)
         answer = await self._first(pieces, head.timeout_s)
         # From here on the answer has begun: an error may no longer be answered by another replica.
         try:

@@ -115,6 +115,9 @@ class Gateway(Frozen):
     scaling: Scaling = Scaling(target=256)
     cpu: float = Field(0.1, ge=0, description="CPUs reserved for each gateway replica")
     max_body: ByteSize = Field(ByteSize(256 << 20), description="largest request body")
+    max_reading: ByteSize = Field(
+        ByteSize(2 << 30), description="large bodies that one gateway replica reads at once; more get 429"
+    )
 
 
 class Catalog(Frozen):

@@ -6,8 +6,7 @@ ASGI middleware around whichever application is the ingress. Knows nothing of mo
 import asyncio
 import logging
 import uuid
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -92,11 +91,9 @@ def limited(scope: Scope, receive: Receive, max_body: int) -> Receive:
 
     Raises `PayloadTooLarge`, `BodyTimeout` when nothing comes for a minute, `ClientGone`.
     """
-    declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-    if not declared.isdigit():
-        raise BadRequest(f"content-length {declared.decode('latin-1')!r} is not a number")
-    if int(declared) > max_body:
-        raise PayloadTooLarge(f"the body is {int(declared)} bytes; at most {max_body} (gateway.max_body)")
+    declared = declared_bytes(scope) or 0
+    if declared > max_body:
+        raise PayloadTooLarge(f"the body is {declared} bytes; at most {max_body} (gateway.max_body)")
     taken = 0
 
     async def checked() -> Message:
@@ -116,17 +113,15 @@ def limited(scope: Scope, receive: Receive, max_body: int) -> Receive:
     return checked
 
 
-async def read_body(receive: Callable[[], Awaitable[MutableMapping[str, Any]]]) -> bytes | bytearray:
-    """The whole body: the very bytes where they came in one message, else one buffer that grows."""
-    message = await receive()
-    first: bytes = message.get("body", b"")
-    if not message.get("more_body", False):
-        return first
-    body = bytearray(first)
-    while message.get("more_body", False):
-        message = await receive()
-        body += message.get("body", b"")
-    return body
+def declared_bytes(scope: Scope) -> int | None:
+    """The body's length by its header; None where it comes in chunks. Raises `BadRequest` for what is no number."""
+    headers = dict(scope["headers"])
+    declared = headers.get(b"content-length")
+    if declared is None:
+        return None if b"transfer-encoding" in headers else 0
+    if not declared.isdigit():
+        raise BadRequest(f"content-length {declared.decode('latin-1')!r} is not a number")
+    return int(declared)
 
 
 async def _answer(error: ServeAppError, path: str, send: Send) -> None:

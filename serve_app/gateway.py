@@ -21,10 +21,11 @@ from deployments.engines import Task
 from deployments.protocols import ROUTERS, models
 from deployments.protocols.app import ModelStatus, build_app
 from deployments.settings import Frozen
-from serve_app.carry import Carrier
-from serve_app.edge import Edge, read_body
+from serve_app.carry import Carrier, Parcel, pack
+from serve_app.edge import Edge, declared_bytes
 from serve_app.multipart import field_of
 from serve_app.resolve import ModelEntry, Open, Own, Routes, Target
+from serve_app.uploads import Room, read_body
 
 log = logging.getLogger("serve_app")
 
@@ -37,10 +38,11 @@ THREAD_BYTES = 1 << 20
 
 
 class GatewaySettings(Frozen):
-    """What `reconfigure()` can change: the models' names and routes, and the largest body in bytes."""
+    """What `reconfigure()` can change: the models' names and routes, and limits in bytes."""
 
     models: tuple[ModelEntry, ...]
     max_body: int
+    max_reading: int
 
 
 class Gateway:
@@ -48,8 +50,9 @@ class Gateway:
 
     def __init__(self, handles: Mapping[str, "DeploymentHandle[Any]"]) -> None:
         self._carriers = {name: Carrier(name, handle) for name, handle in handles.items()}
-        self._settings = GatewaySettings(models=(), max_body=0)
+        self._settings = GatewaySettings(models=(), max_body=0, max_reading=0)
         self._routes = Routes(())
+        self._room = Room(lambda: self._settings.max_reading)
         self._own: ASGIApp = build_app("serve_app", [])
         self._came_up: set[str] = set()
 
@@ -78,8 +81,16 @@ class Gateway:
             own = {**scope, "path": found.root_path + found.path, "root_path": found.root_path}
             await self._own(own, receive, send)
             return
-        body = await read_body(receive)
-        target = found
+        declared = declared_bytes(scope)
+        with self._room.take(self._settings.max_body if declared is None else declared):
+            target, parcel = await self._take_in(found, scope, headers, receive, declared or 0)
+        await self._carriers[target.model.name].carry(_head(scope, target), parcel, send)
+
+    async def _take_in(
+        self, target: Target | Open, scope: Scope, headers: Mapping[bytes, bytes], receive: Receive, expected: int
+    ) -> tuple[Target, Parcel]:
+        """The request's model, and its body packed up; what was read is given back with this function's end."""
+        body = await read_body(receive, expected)
         if isinstance(target, Open):
             kind = headers.get(b"content-type", b"")
             if len(body) > THREAD_BYTES:
@@ -87,7 +98,7 @@ class Gateway:
             else:
                 name = model_named_in(kind, body)
             target = self._routes.choose(target, name or model_queried(scope["query_string"]))
-        await self._carriers[target.model.name].carry(_head(scope, target), body, send)
+        return target, await pack(body)
 
     async def _states(self) -> list[ModelStatus]:
         """Every model's state, asked of all at once."""

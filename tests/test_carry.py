@@ -4,14 +4,13 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-import numpy as np
 import pytest
 from ray.exceptions import ActorDiedError, ActorUnavailableError
 from ray.serve.exceptions import BackPressureError
 
 from deployments.asgi import Answer, Head
 from deployments.errors import DeadlineExceeded, QueueFull, ReplicaLost
-from serve_app.carry import ATTEMPTS, INLINE_BYTES, BrokenStream, Carrier, wants_stream
+from serve_app.carry import ATTEMPTS, INLINE_BYTES, BrokenStream, Carrier, Parcel, pack, wants_stream
 
 HEAD = Head("POST", "/v1/x", "", b"", [], None, 30.0)
 ANSWER = Answer(200, [(b"a", b"b")], b"whole")
@@ -74,7 +73,8 @@ async def carry(handle: Handle, body: bytes = b"{}", head: Head = HEAD) -> list[
     async def send(message: Any) -> None:
         sent.append(message)
 
-    await Carrier("m", handle).carry(head, body, send)
+    parcel = Parcel(body, len(body) > INLINE_BYTES, wants_stream(body))
+    await Carrier("m", handle).carry(head, parcel, send)
     return sent
 
 
@@ -157,16 +157,17 @@ async def test_a_cancelled_caller_cancels_the_work() -> None:
     assert len(handle.calls) == 1
 
 
-async def test_large_bodies_go_by_reference_as_arrays() -> None:
+async def test_large_bodies_go_by_reference() -> None:
     handle = Handle(lambda _: ANSWER)
     await carry(handle, b"x" * INLINE_BYTES)
     await carry(handle, b"x" * (INLINE_BYTES + 1))
     small, large = handle.calls
-    assert isinstance(small["body"], bytes)
     assert "_by_reference" not in small
-    assert isinstance(large["body"], np.ndarray)
     assert large["_by_reference"] is True
-    assert large["body"].tobytes() == b"x" * (INLINE_BYTES + 1)
+
+
+async def test_a_small_body_is_packed_as_it_is() -> None:
+    assert await pack(bytearray(b'{"stream": true}')) == Parcel(b'{"stream": true}', False, True)
 
 
 @pytest.mark.parametrize(

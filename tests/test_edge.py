@@ -12,7 +12,8 @@ from starlette.types import Receive, Scope, Send
 
 from deployments.errors import BadRequest
 from serve_app import edge
-from serve_app.edge import Edge, limited, read_body
+from serve_app.edge import Edge, limited
+from serve_app.uploads import read_body
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
