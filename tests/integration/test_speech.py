@@ -155,7 +155,8 @@ def test_the_text_of_a_long_file_leaves_before_its_end(url: str, speech: PCM) ->
 
 
 def test_v1_predict_for_both(url: str) -> None:
-    said = httpx.post(f"{url}/v1/models/tts:predict", json={"instances": [SENTENCE]}, timeout=60).json()
+    instance = {"text": SENTENCE, "voice": "alloy"}
+    said = httpx.post(f"{url}/v1/models/tts:predict", json={"instances": [instance]}, timeout=60).json()
     heard = httpx.post(f"{url}/v1/models/whisper:predict", json={"instances": said["predictions"]}, timeout=60).json()
     assert words_right(heard["predictions"][0]) >= 6
     with wave.open(io.BytesIO(base64.b64decode(said["predictions"][0]["b64"]))) as file:
