@@ -13,11 +13,12 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from starlette.types import ASGIApp
 
 from deployments.errors import BadRequest
 from deployments.settings import Frozen
 
-Task = Literal["embed", "rerank", "transcribe", "speak"]
+Task = Literal["embed", "rerank", "transcribe", "speak", "generate"]
 Truncate = Literal["end", "error"]
 Text = str | list[int]
 """A text, or the ids of its tokens in the model's own vocabulary."""
@@ -193,6 +194,54 @@ class SpeakEngine(Engine, Protocol):
 
     async def delete_voice(self, name: str) -> None:
         """Forget an added voice. Raises `NotFound`; `BadRequest` where voices are fixed."""
+
+
+class Message(NamedTuple):
+    """One message of a chat: a role such as `user`, and its text."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class GenerateOptions:
+    """How a text is to be continued; None leaves it to the model's own settings."""
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+    """0 is greedy."""
+    top_p: float | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    """The text ends before the first of these, which is not part of it."""
+
+
+class Generated(NamedTuple):
+    """A piece of a generated text.
+
+    `text` may be empty while a character or a stop string is incomplete. `finish_reason` is None but in the last
+    piece: `stop` for the model's own end or a stop string, `length` for the limit.
+    """
+
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+    """So far, in all."""
+    finish_reason: Literal["stop", "length"] | None = None
+
+
+class GenerateEngine(Engine, Protocol):
+    app: ASGIApp | None
+    """The engine's own ASGI app, which answers every request as it is; None where `generate` is all there is."""
+    context_length: int
+    """Tokens that prompt and generated text may have together."""
+
+    def generate(self, prompt: str | Sequence[Message], asked: GenerateOptions) -> AsyncGenerator[Generated]:
+        """Continue a text, or answer a chat, piece by piece.
+
+        Closing the iterator stops the work. Raises `BadRequest`, before the first piece, for a prompt that
+        leaves no room in the context, with the numbers, and for a chat that the model cannot take.
+        """
 
 
 def names() -> list[str]:
