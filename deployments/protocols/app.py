@@ -3,8 +3,8 @@
 Knows no protocol's shapes.
 """
 
-from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -16,7 +16,8 @@ from starlette._utils import get_route_path
 from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from deployments.engines import Task
 from deployments.errors import BadRequest, MethodNotAllowed, NotFound, ServeAppError
@@ -59,6 +60,18 @@ class Served(Protocol):
 
     def dimensions(self) -> int | None:
         """Length of its vectors, once that is known."""
+
+
+class HeldStream(StreamingResponse):
+    """A stream that holds something (the engine, an open file) until it has ended, however it ends."""
+
+    def __init__(self, held: AsyncExitStack, content: AsyncIterator[bytes], media_type: str) -> None:
+        super().__init__(content, media_type=media_type)
+        self._held = held
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self._held:
+            await super().__call__(scope, receive, send)
 
 
 def json_response(content: object, status: int = 200) -> Response:

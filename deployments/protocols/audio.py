@@ -14,15 +14,14 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field, StrictStr
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
-from starlette.responses import Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.responses import Response
 
 from deployments import audio, encoding
 from deployments.encoding import KINDS, SPEEDS, Encoder
 from deployments.engines import PCM, Segment, SpeakEngine, TranscribeOptions
 from deployments.errors import BadRequest, ServeAppError
 from deployments.protocols import transcripts
-from deployments.protocols.app import Served, form_body, json_body, json_response, read_fields, read_json
+from deployments.protocols.app import HeldStream, Served, form_body, json_body, json_response, read_fields, read_json
 from deployments.protocols.dialects import envelope
 from deployments.protocols.transcripts import Granularity, Transcript
 
@@ -86,18 +85,6 @@ class VoiceForm(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     name: str
-
-
-class HeldStream(StreamingResponse):
-    """A stream that holds something (the engine, an open file) until it has ended, however it ends."""
-
-    def __init__(self, held: contextlib.AsyncExitStack, content: AsyncIterator[bytes], media_type: str) -> None:
-        super().__init__(content, media_type=media_type)
-        self._held = held
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with self._held:
-            await super().__call__(scope, receive, send)
 
 
 def transcribe_router(served: Served | None) -> APIRouter:

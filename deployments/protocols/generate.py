@@ -1,0 +1,277 @@
+"""Text generation as OpenAI's clients ask for it: an engine's own app as it is, or chat and completions of our own.
+
+An engine with an app of its own (vLLM's) answers every path here itself, what is not listed included.
+For the others `/v1/chat/completions` and `/v1/completions` follow OpenAI's contract.
+"""
+
+import asyncio
+import contextlib
+import time
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from typing import Any, Literal
+
+import orjson
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict, Field, StrictStr, field_validator
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from deployments.engines import GenerateEngine, GenerateOptions, Generated, Message
+from deployments.errors import BadRequest, NotFound, ServeAppError
+from deployments.protocols.app import HeldStream, Served, json_body, json_response, read_json
+from deployments.protocols.dialects import envelope
+
+MAX_CHOICES = 16
+OF_AN_APP = (
+    "/v1/responses",
+    "/v1/messages",
+    "/v1/messages/count_tokens",
+    "/tokenize",
+    "/detokenize",
+    "/v1/load_lora_adapter",
+    "/v1/unload_lora_adapter",
+)
+"""Endpoints at the root that only an engine's own app has; under the model's prefix it has all of its own."""
+METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+
+
+class StreamOptions(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    include_usage: bool = False
+
+
+class Sampling(BaseModel):
+    """What chat and completion requests have in common; keys that are not known are ignored."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    model: str | None = None
+    max_tokens: int | None = Field(None, gt=0)
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    n: int = Field(1, ge=1, le=MAX_CHOICES)
+    seed: int | None = None
+    stop: StrictStr | list[StrictStr] | None = None
+    stream: bool = False
+    stream_options: StreamOptions = StreamOptions()
+
+    @field_validator("stream_options", "n", "stream", mode="before")
+    @classmethod
+    def _none_is_default(cls, given: Any, info: Any) -> Any:
+        return cls.model_fields[info.field_name].get_default() if given is None else given
+
+    def options(self, choice: int, max_tokens: int | None) -> GenerateOptions:
+        """What the engine is asked for the choice of that index."""
+        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        seed = None if self.seed is None else self.seed + choice
+        return GenerateOptions(max_tokens, self.temperature, self.top_p, seed, tuple(one for one in stop if one))
+
+
+class TextPart(BaseModel):
+    type: Literal["text"]
+    text: str
+
+
+class ChatMessage(BaseModel):
+    """A message; this engine reads text only."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: StrictStr | list[TextPart] | None = None
+
+    def plain(self) -> Message:
+        """The message with its text in one string."""
+        content = self.content or ""
+        text = content if isinstance(content, str) else "".join(part.text for part in content)
+        return Message("system" if self.role == "developer" else self.role, text)
+
+
+class ChatRequest(Sampling):
+    """OpenAI's `/v1/chat/completions`, for text."""
+
+    messages: list[ChatMessage] = Field(min_length=1)
+    max_completion_tokens: int | None = Field(None, gt=0)
+
+
+class CompletionRequest(Sampling):
+    """OpenAI's `/v1/completions`."""
+
+    prompt: StrictStr | list[StrictStr] = Field(min_length=1)
+    max_tokens: int | None = Field(16, gt=0)
+
+
+class _Hosted(Response):
+    """The answer of the engine's own app to the request as it came."""
+
+    def __init__(self, served: Served, request: Request) -> None:
+        super().__init__()
+        self._served, self._request = served, request
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        own = {key: value for key, value in scope.items() if key not in ("app", "router", "route", "endpoint")}
+        async with self._served.engine(self._request) as engine:
+            if engine.app is None:
+                raise NotFound(
+                    f"nothing at {scope['path']}: engine {self._served.status().engine!r} has no such endpoint"
+                )
+            await engine.app(own | {"path_params": {}}, receive, send)
+
+
+def router(served: Served | None) -> APIRouter:
+    """The routes; `served` is None for documentation only."""
+    api = APIRouter(tags=["generate"])
+
+    async def answer(request: Request, shape: type[ChatRequest] | type[CompletionRequest]) -> Response:
+        assert served
+        async with contextlib.AsyncExitStack() as held:
+            engine: GenerateEngine = await held.enter_async_context(served.engine(request))
+            if engine.app is not None:
+                return _Hosted(served, request)
+            asked = await read_json(request, shape)
+            work = _Work(asked, asked.model or served.identity.name, engine)
+            if not asked.stream:
+                return json_response(await work.whole())
+            await held.enter_async_context(contextlib.aclosing(work.pieces))
+            first = await anext(work.pieces)
+            return HeldStream(held.pop_all(), work.events(first), "text/event-stream")
+        raise AssertionError  # the block above returns or raises
+
+    @api.post("/v1/chat/completions", openapi_extra=json_body(ChatRequest), summary="OpenAI chat")
+    async def chat(request: Request) -> Response:
+        return await answer(request, ChatRequest)
+
+    @api.post("/v1/completions", openapi_extra=json_body(CompletionRequest), summary="OpenAI completions")
+    async def completions(request: Request) -> Response:
+        return await answer(request, CompletionRequest)
+
+    async def hosted(request: Request) -> Response:
+        assert served
+        return _Hosted(served, request)
+
+    for path in OF_AN_APP:
+        api.add_api_route(path, hosted, methods=["POST"], summary=f"{path}, as vLLM answers it")
+    api.add_api_route("/{path:path}", hosted, methods=METHODS, include_in_schema=False)
+    return api
+
+
+class _Work:
+    """One request's prompts and choices, computed together, in OpenAI's shapes."""
+
+    def __init__(self, asked: ChatRequest | CompletionRequest, model: str, engine: GenerateEngine) -> None:
+        self._chat = isinstance(asked, ChatRequest)
+        self._asked, self._model, self._engine = asked, model, engine
+        self._id = f"{'chatcmpl' if self._chat else 'cmpl'}-{uuid.uuid4().hex}"
+        self._created = int(time.time())
+        self.pieces = _together([self._generate(prompt, i) for i, prompt in enumerate(self._prompts())])
+
+    def _prompts(self) -> list[str | Sequence[Message]]:
+        """A prompt for each choice: the choices of each prompt follow one another."""
+        asked = self._asked
+        if isinstance(asked, ChatRequest):
+            given: list[str | Sequence[Message]] = [[message.plain() for message in asked.messages]]
+        else:
+            given = [asked.prompt] if isinstance(asked.prompt, str) else list(asked.prompt)
+        if len(given) * asked.n > MAX_CHOICES:
+            raise BadRequest(f"{len(given)} prompts of n={asked.n}: at most {MAX_CHOICES} in one request", param="n")
+        return [prompt for prompt in given for _ in range(asked.n)]
+
+    def _generate(self, prompt: str | Sequence[Message], choice: int) -> AsyncGenerator[Generated]:
+        limit = self._asked.max_tokens
+        if isinstance(self._asked, ChatRequest):
+            limit = self._asked.max_completion_tokens or limit
+        return self._engine.generate(prompt, self._asked.options(choice % self._asked.n, limit))
+
+    async def whole(self) -> dict[str, Any]:
+        """The answer in one."""
+        texts: dict[int, str] = {}
+        last: dict[int, Generated] = {}
+        async with contextlib.aclosing(self.pieces):
+            async for choice, piece in self.pieces:
+                texts[choice] = texts.get(choice, "") + piece.text
+                last[choice] = piece
+        choices = [self._choice(i, texts[i], last[i].finish_reason) for i in sorted(texts)]
+        kind = "chat.completion" if self._chat else "text_completion"
+        return self._envelope(kind) | {"choices": choices, "usage": self._usage(last)}
+
+    async def events(self, first: tuple[int, Generated]) -> AsyncGenerator[bytes]:
+        """The answer as server-sent events."""
+        kind = "chat.completion.chunk" if self._chat else "text_completion"
+        last: dict[int, Generated] = {}
+        try:
+            async for choice, piece in _preceded(first, self.pieces):
+                if self._chat and choice not in last:
+                    yield self._event(kind, [_delta(choice, {"role": "assistant", "content": ""}, None)])
+                last[choice] = piece
+                if piece.text or piece.finish_reason:
+                    yield self._event(kind, [self._part(choice, piece)])
+            if self._asked.stream_options.include_usage:
+                yield self._event(kind, [], usage=self._usage(last))
+        except ServeAppError as error:
+            yield b"data: " + orjson.dumps(envelope(error)) + b"\n\n"
+        yield b"data: [DONE]\n\n"
+
+    def _part(self, choice: int, piece: Generated) -> dict[str, Any]:
+        if self._chat:
+            return _delta(choice, {"content": piece.text} if piece.text else {}, piece.finish_reason)
+        return self._choice(choice, piece.text, piece.finish_reason)
+
+    def _choice(self, index: int, text: str, finish_reason: str | None) -> dict[str, Any]:
+        said = {"message": {"role": "assistant", "content": text, "refusal": None}} if self._chat else {"text": text}
+        return {"index": index, **said, "logprobs": None, "finish_reason": finish_reason}
+
+    def _usage(self, last: dict[int, Generated]) -> dict[str, int]:
+        prompt = sum(piece.prompt_tokens for i, piece in last.items() if i % self._asked.n == 0)
+        completion = sum(piece.completion_tokens for piece in last.values())
+        return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+    def _envelope(self, kind: str) -> dict[str, Any]:
+        return {"id": self._id, "object": kind, "created": self._created, "model": self._model}
+
+    def _event(self, kind: str, choices: list[dict[str, Any]], **more: Any) -> bytes:
+        return b"data: " + orjson.dumps(self._envelope(kind) | {"choices": choices, **more}) + b"\n\n"
+
+
+def _delta(index: int, delta: dict[str, str], finish_reason: str | None) -> dict[str, Any]:
+    return {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+
+
+async def _together(generations: list[AsyncGenerator[Generated]]) -> AsyncGenerator[tuple[int, Generated]]:
+    """The pieces of several generations, each with its index, as they come. The first error ends them all."""
+    queue: asyncio.Queue[tuple[int, Generated | Exception | None]] = asyncio.Queue()
+
+    async def run(index: int, pieces: AsyncGenerator[Generated]) -> None:
+        try:
+            async with contextlib.aclosing(pieces):
+                async for piece in pieces:
+                    queue.put_nowait((index, piece))
+        except Exception as error:
+            queue.put_nowait((index, error))
+        else:
+            queue.put_nowait((index, None))
+
+    tasks = [asyncio.create_task(run(index, pieces)) for index, pieces in enumerate(generations)]
+    try:
+        left = len(tasks)
+        while left:
+            index, piece = await queue.get()
+            if isinstance(piece, Exception):
+                raise piece
+            if piece is None:
+                left -= 1
+            else:
+                yield index, piece
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _preceded(
+    first: tuple[int, Generated], rest: AsyncIterator[tuple[int, Generated]]
+) -> AsyncGenerator[tuple[int, Generated]]:
+    yield first
+    async for piece in rest:
+        yield piece
