@@ -4,6 +4,7 @@ Joins a model's life (`deployments.life`) with its ASGI app. Nothing raises out 
 because Ray Serve would stop the replica and fail the whole application. Knows nothing of other models.
 """
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
@@ -34,6 +35,7 @@ class ModelReplica:
         self.settings = ModelSettings(source="")
         self._engine_class = engines.find(self.identity.engine)
         self._footprint_bytes = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
         reserved = ray.get_runtime_context().get_assigned_resources()
         self._cpus, self._gpus = float(reserved.get("CPU", 0)), float(reserved.get("GPU", 0))
         self._life: Life[Engine] = Life(self.identity.name, self._load, self._fits_beside)
@@ -49,6 +51,7 @@ class ModelReplica:
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Have the model as `user_config` (a dumped `ModelSettings`) says. Returns at once, raises nothing."""
+        self._loop = asyncio.get_running_loop()
         try:
             self.settings = ModelSettings.model_validate(user_config)
         except ValidationError:
@@ -122,7 +125,13 @@ class ModelReplica:
             raise LoadError(f"these settings are not valid: {_first(error)}") from error
         path = sources.resolve(settings.source, progress)
         context = LoadContext(
-            self.identity.name, self._cpus, self._gpus, lambda: self.settings.limits.max_queue, progress
+            name=self.identity.name,
+            cpus=self._cpus,
+            gpus=self._gpus,
+            max_queue=lambda: self.settings.limits.max_queue,
+            progress=progress,
+            loop=self._loop,
+            aliases=lambda: self.settings.aliases,
         )
         before = used_bytes(self._gpus)
         engine = self._engine_class()

@@ -4,6 +4,7 @@ An engine file defines a class `Engine`. It imports its heavy library inside `lo
 a thread of its own, and knows nothing of HTTP. Adding one is adding its file.
 """
 
+import asyncio
 import importlib
 import pkgutil
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
@@ -35,6 +36,10 @@ class LoadContext:
     """How many inputs may wait for the engine now."""
     progress: Callable[[str], None]
     """Told what is being done now, for people who wait."""
+    loop: asyncio.AbstractEventLoop | None = None
+    """Where requests will come, for engines with asyncio parts of their own; it runs while the engine loads."""
+    aliases: Callable[[], Sequence[str]] = tuple
+    """Further names of the model now, for engines that check the names that requests give."""
 
 
 class Engine(Protocol):
