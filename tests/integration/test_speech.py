@@ -268,7 +268,7 @@ def test_hanging_up_frees_the_engine(url: str, application: Application, speech:
 
 def _is_idle(replica: psutil.Process) -> bool:
     """Whether it computes nothing for a quarter of a second; what asks for its state costs it a little."""
-    return replica.cpu_percent(0.25) < 20
+    return float(replica.cpu_percent(0.25)) < 20
 
 
 def test_hanging_up_on_speech_frees_the_engine(url: str) -> None:
