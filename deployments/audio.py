@@ -4,6 +4,7 @@ A file is measured before it is decoded, and decoded in pieces, so that memory s
 a file holds or claims. Knows nothing of models.
 """
 
+import contextlib
 from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from deployments.engines import LISTENING_RATE_HZ, PCM
 from deployments.errors import BadRequest, PayloadTooLarge
 
 if TYPE_CHECKING:
+    import av
     import av.container
 
 RATES_HZ = (4_000, 384_000)
@@ -23,8 +25,8 @@ MAX_SAMPLE_S = 600
 HEAD_BYTES = 64 << 10
 MISSING_SHARE, MISSING_S = 0.05, 0.25
 """A file is called truncated when more of it is missing than both of these."""
-EXACT = frozenset({"wav", "flac", "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"})
-"""Containers that state their duration where they do."""
+CONTAINERS = "wav,w64,aiff,au,caf,mp3,flac,ogg,aac,ac3,amr,asf,avi,mpegts,mov,mp4,m4a,3gp,3g2,mj2,matroska,webm"
+"""What is read. FFmpeg knows many more, among them some that open sockets and other files."""
 PIECE_SAMPLES = LISTENING_RATE_HZ * 10
 _STREAMED_WAV = 0x7FFF0000
 """From this size on, a WAV header's data size stands for "until the end"."""
@@ -36,19 +38,24 @@ def measure(file: IO[bytes], max_s: float) -> float:
     Blocks. Raises `BadRequest` for what is not audio, has no samples or is truncated, and
     `PayloadTooLarge` for more than `max_s` seconds.
     """
-    with _open(file) as container:
+    with _refusing_what_is_broken(), _open(file) as container:
         stream = _audio_stream(container)
-        ticks = 0
+        ticks, first, last = 0, None, 0
         for packet in container.demux(stream):
             ticks += packet.duration or 0
+            if packet.pts is not None:
+                first = packet.pts if first is None else first
+                last = max(last, packet.pts + (packet.duration or 0))
             if ticks * stream.time_base > max_s:
                 raise _too_long(max_s)
         known_s = float(ticks * stream.time_base) or (container.duration or 0) / 1e6
-        stated_s = _stated_s(container, file)
+        # Pauses that were not sent are part of what the file says it lasts, and so of this.
+        reached_s = max(known_s, float((last - (first or 0)) * stream.time_base))
+        stated_s = _stated_s(container, stream, file)
     if known_s > max_s:
         raise _too_long(max_s)
-    if stated_s is not None and stated_s - known_s > max(MISSING_S, MISSING_SHARE * stated_s):
-        raise BadRequest(f"the audio file is truncated: it should last {stated_s:.1f} s and holds {known_s:.1f} s")
+    if stated_s is not None and stated_s - reached_s > max(MISSING_S, MISSING_SHARE * stated_s):
+        raise BadRequest(f"the audio file is truncated: it should last {stated_s:.1f} s and holds {reached_s:.1f} s")
     return known_s
 
 
@@ -65,21 +72,27 @@ def decode(file: IO[bytes], max_s: float, rate_hz: int = LISTENING_RATE_HZ) -> I
     hears the same through either. Frames that cannot be decoded are left out. Raises `BadRequest` for what is not
     audio or holds no samples at all, and `PayloadTooLarge` as soon as more than `max_s` seconds came out.
     """
-    import av
-
     samples = 0
-    with _open(file) as container:
-        stream = _audio_stream(container)
-        resampler = av.AudioResampler(format="s16", layout="mono", rate=rate_hz)
-        for frame in _frames(container, stream):
-            for part in resampler.resample(frame):
-                pcm = part.to_ndarray()[0].astype(np.float32) / 32768
-                samples += len(pcm)
-                if samples > (max_s + 1) * rate_hz:
-                    raise _too_long(max_s)
-                yield from (pcm[at : at + PIECE_SAMPLES] for at in range(0, len(pcm), PIECE_SAMPLES))
+    with _refusing_what_is_broken(), _open(file) as container:
+        for part in _resampled(_frames(container, _audio_stream(container)), rate_hz):
+            pcm = part.to_ndarray()[0].astype(np.float32) / 32768
+            samples += len(pcm)
+            if samples > (max_s + 1) * rate_hz:
+                raise _too_long(max_s)
+            yield from (pcm[at : at + PIECE_SAMPLES] for at in range(0, len(pcm), PIECE_SAMPLES))
     if not samples:
         raise BadRequest("the audio file holds no samples that can be decoded")
+
+
+@contextlib.contextmanager
+def _refusing_what_is_broken() -> Iterator[None]:
+    """What PyAV raises on damaged files as `BadRequest`; not all of it is FFmpeg's own."""
+    import av
+
+    try:
+        yield
+    except (av.FFmpegError, ValueError, AttributeError, IndexError) as error:
+        raise _not_audio() from error
 
 
 def _open(file: IO[bytes]) -> "av.container.InputContainer":
@@ -89,10 +102,7 @@ def _open(file: IO[bytes]) -> "av.container.InputContainer":
     if not file.read(1):
         raise BadRequest("the audio file is empty")
     file.seek(0)
-    try:
-        return av.open(file, "r", metadata_errors="ignore")
-    except (av.FFmpegError, ValueError) as error:
-        raise _not_audio() from error
+    return av.open(file, "r", metadata_errors="ignore", options={"format_whitelist": CONTAINERS})
 
 
 def _audio_stream(container: "av.container.InputContainer") -> Any:
@@ -109,39 +119,60 @@ def _audio_stream(container: "av.container.InputContainer") -> Any:
     return stream
 
 
-def _frames(container: "av.container.InputContainer", stream: Any) -> Iterator[Any]:
-    """The decoded frames, without those that are broken; last None, which flushes a resampler."""
+def _frames(container: "av.container.InputContainer", stream: Any) -> Iterator["av.AudioFrame"]:
+    """The decoded frames, without those that are broken."""
     import av
 
-    packets = container.demux(stream)
-    while True:
+    for packet in container.demux(stream):
         try:
-            packet = next(packets)
             frames = packet.decode()
-        except StopIteration:
-            break
         except av.FFmpegError:
             continue
         for frame in frames:
             frame.pts = None  # a gap in the stamps is not a gap in the sound
             yield frame
-    yield None
 
 
-def _stated_s(container: "av.container.InputContainer", file: IO[bytes]) -> float | None:
-    """How long the file says it is, where it says so for sure."""
-    file.seek(0)
-    head = file.read(HEAD_BYTES)
-    if container.format.name == "wav":
-        stream = container.streams.audio[0]
-        at = head.find(b"data", 12)
-        size = int.from_bytes(head[at + 4 : at + 8], "little") if at > 0 else 0
+def _resampled(frames: Iterator["av.AudioFrame"], rate_hz: int) -> Iterator["av.AudioFrame"]:
+    """16-bit mono at `rate_hz`. Rate and channels may change on the way, as where two files were joined."""
+    import av
+
+    kind, resampler = None, None
+    for frame in frames:
+        if kind != (frame.format.name, frame.layout.name, frame.sample_rate):
+            kind = (frame.format.name, frame.layout.name, frame.sample_rate)
+            yield from resampler.resample(None) if resampler else ()
+            resampler = av.AudioResampler(format="s16", layout="mono", rate=rate_hz)
+        assert resampler
+        yield from resampler.resample(frame)
+    yield from resampler.resample(None) if resampler else ()
+
+
+def _stated_s(container: "av.container.InputContainer", stream: Any, file: IO[bytes]) -> float | None:
+    """How long the file says that its audio is, where it says so for sure."""
+    kind = container.format.name
+    if kind == "wav":
+        size = _wav_data_bytes(file)
         bytes_per_s = (stream.codec_context.bit_rate or 0) / 8
         return size / bytes_per_s if 0 < size < _STREAMED_WAV and bytes_per_s else None
-    counted = container.format.name == "mp3" and (b"Xing" in head or b"Info" in head)
-    if (container.format.name in EXACT or counted) and container.duration:
-        return float(container.duration / 1e6)
+    if kind.startswith("mov") and stream.duration:
+        return float(stream.duration * stream.time_base)
+    if kind == "flac" or (kind.startswith("matroska") and len(container.streams) == 1):
+        return float(container.duration / 1e6) if container.duration else None
     return None
+
+
+def _wav_data_bytes(file: IO[bytes]) -> int:
+    """What a WAV file says of the size of its samples; 0 where that is not near its beginning."""
+    file.seek(0)
+    head = file.read(HEAD_BYTES)
+    at = 12
+    while at + 8 <= len(head):
+        name, size = head[at : at + 4], int.from_bytes(head[at + 4 : at + 8], "little")
+        if name == b"data":
+            return size
+        at += 8 + size + size % 2
+    return 0
 
 
 def _not_audio() -> BadRequest:

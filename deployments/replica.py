@@ -25,6 +25,8 @@ from deployments.protocols.app import ModelStatus, build_app
 from deployments.settings import ModelIdentity, ModelSettings
 
 SPARE_BYTES = 512 << 20
+LOADING_PATIENCE_S = 600.0
+"""How long a request waits for a model that is loading, however long its answer may take then."""
 
 
 class ModelReplica:
@@ -84,7 +86,7 @@ class ModelReplica:
 
     def engine(self, request: Request) -> AbstractAsyncContextManager[Any]:
         """The loaded engine, held for one request."""
-        return self._life.use(request.scope["serve_app.timeout_s"])
+        return self._life.use(min(request.scope["serve_app.timeout_s"], LOADING_PATIENCE_S))
 
     def check(self) -> None:
         """Raise `ModelUnavailable` unless a version answers."""

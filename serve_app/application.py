@@ -84,7 +84,7 @@ def gateway_options(catalog: Catalog) -> dict[str, Any]:
             route=model.route,
             predictor=model.predictor,
             aliases=model.aliases,
-            timeout_s=model.timeout,
+            timeout_s=model.timeout_s,
             note=engines.find(model.engine).note,
         )
         for model in catalog.models

@@ -23,6 +23,9 @@ GATEWAY = "gateway"
 RESERVED_ROUTES = ("/v1", "/v2", "/openai", "/docs", "/openapi.json", "/static-offline-docs", "/embed", "/rerank", "/-")
 """First path segments that the application itself answers."""
 
+TIMEOUTS_S: dict[Task, float] = {"transcribe": 4 * 3600.0}
+"""Deadlines of tasks whose requests take long."""
+
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$", max_length=53)]
 """A DNS label (RFC 1035) short enough for `<name>-predictor` to be one too."""
 Route = Annotated[str, StringConstraints(pattern=r"^(/[A-Za-z0-9._~-]+)+$")]
@@ -76,7 +79,11 @@ class Model(Frozen):
     options: dict[str, Any] = Field({}, description="the engine's options")
     resources: Resources = Resources()
     scaling: Scaling = Scaling()
-    timeout: DurationS = Field(600.0, description="how long a request may wait for its answer to begin")
+    timeout: DurationS | None = Field(
+        None,
+        description="how long a request may wait for its answer to begin; by default 10 minutes, and 4 hours for "
+        "transcription, whose answer begins with its end unless it is streamed",
+    )
     limits: Limits = Limits()
 
     @field_validator("engine")
@@ -97,6 +104,11 @@ class Model(Frozen):
     def task(self) -> Task:
         """What the model does, which its engine decides."""
         return engines.find(self.engine).task
+
+    @property
+    def timeout_s(self) -> float:
+        """`timeout`, or the task's default."""
+        return self.timeout or TIMEOUTS_S.get(self.task, 600.0)
 
     @property
     def identity(self) -> ModelIdentity:

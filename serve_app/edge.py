@@ -91,7 +91,7 @@ def limited(scope: Scope, receive: Receive, max_body: int) -> Receive:
 
     Raises `PayloadTooLarge`, `BodyTimeout` when nothing comes for a minute, `ClientGone`.
     """
-    declared = declared_bytes(scope) or 0
+    declared = declared_bytes(scope)
     if declared > max_body:
         raise PayloadTooLarge(f"the body is {declared} bytes; at most {max_body} (gateway.max_body)")
     taken = 0
@@ -113,12 +113,9 @@ def limited(scope: Scope, receive: Receive, max_body: int) -> Receive:
     return checked
 
 
-def declared_bytes(scope: Scope) -> int | None:
-    """The body's length by its header; None where it comes in chunks. Raises `BadRequest` for what is no number."""
-    headers = dict(scope["headers"])
-    declared = headers.get(b"content-length")
-    if declared is None:
-        return None if b"transfer-encoding" in headers else 0
+def declared_bytes(scope: Scope) -> int:
+    """The body's length by its header; 0 where it comes in chunks. Raises `BadRequest` for what is no number."""
+    declared: bytes = dict(scope["headers"]).get(b"content-length", b"0")
     if not declared.isdigit():
         raise BadRequest(f"content-length {declared.decode('latin-1')!r} is not a number")
     return int(declared)

@@ -21,7 +21,7 @@ from deployments.engines import Task
 from deployments.protocols import ROUTERS, models
 from deployments.protocols.app import ModelStatus, build_app
 from deployments.settings import Frozen
-from serve_app.carry import Carrier, Parcel, pack
+from serve_app.carry import Carrier, pack
 from serve_app.edge import Edge, declared_bytes
 from serve_app.multipart import field_of
 from serve_app.resolve import ModelEntry, Open, Own, Routes, Target
@@ -81,24 +81,26 @@ class Gateway:
             own = {**scope, "path": found.root_path + found.path, "root_path": found.root_path}
             await self._own(own, receive, send)
             return
-        declared = declared_bytes(scope)
-        with self._room.take(self._settings.max_body if declared is None else declared):
-            target, parcel = await self._take_in(found, scope, headers, receive, declared or 0)
+        expected = declared_bytes(scope)
+        with self._room.take(expected) as grow:
+            body = await read_body(receive, expected, grow)
+            target = await self._choose(found, scope, headers, body)
+            parcel = await pack(body)
+            del body  # a large one is in the object store now, and need not be kept besides
         await self._carriers[target.model.name].carry(_head(scope, target), parcel, send)
 
-    async def _take_in(
-        self, target: Target | Open, scope: Scope, headers: Mapping[bytes, bytes], receive: Receive, expected: int
-    ) -> tuple[Target, Parcel]:
-        """The request's model, and its body packed up; what was read is given back with this function's end."""
-        body = await read_body(receive, expected)
-        if isinstance(target, Open):
-            kind = headers.get(b"content-type", b"")
-            if len(body) > THREAD_BYTES:
-                name = await asyncio.to_thread(model_named_in, kind, body)
-            else:
-                name = model_named_in(kind, body)
-            target = self._routes.choose(target, name or model_queried(scope["query_string"]))
-        return target, await pack(body)
+    async def _choose(
+        self, target: Target | Open, scope: Scope, headers: Mapping[bytes, bytes], body: bytes | bytearray
+    ) -> Target:
+        """The request's model, which its body or query names where nothing before it did."""
+        if isinstance(target, Target):
+            return target
+        kind = headers.get(b"content-type", b"")
+        if len(body) > THREAD_BYTES:
+            name = await asyncio.to_thread(model_named_in, kind, body)
+        else:
+            name = model_named_in(kind, body)
+        return self._routes.choose(target, name or model_queried(scope["query_string"]))
 
     async def _states(self) -> list[ModelStatus]:
         """Every model's state, asked of all at once."""

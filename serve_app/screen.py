@@ -17,7 +17,7 @@ EXAMPLES: dict[Task, tuple[str, str]] = {
     "transcribe": ("/v1/audio/transcriptions", "-F model=%s -F file=@speech.wav"),
     "speak": (
         "/v1/audio/speech",
-        JSON + """ '{"model": "%s", "input": "Hello, world", "response_format": "wav"}' -o speech.wav""",
+        JSON + """ '{"model": "%s", "input": "What time is it?", "response_format": "wav"}' -o speech.wav""",
     ),
 }
 """For each task an endpoint, and the rest of a curl command that calls it."""

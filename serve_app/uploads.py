@@ -25,26 +25,40 @@ class Room:
         self._taken = 0
 
     @contextlib.contextmanager
-    def take(self, size: int) -> Iterator[None]:
-        """Hold `size` bytes for the length of the block. Raises `QueueFull` where they are not there."""
-        if size <= SMALL_BYTES:
-            yield
-            return
-        limit = self._limit()
-        if self._taken and self._taken + size > limit:
-            raise QueueFull(
-                f"requests of {self._taken} bytes are being read, of at most {limit} (gateway.max_reading); try again",
-                retry_after_s=5,
-            )
-        self._taken += size
+    def take(self, size: int) -> Iterator[Callable[[int], None]]:
+        """Hold `size` bytes for the length of the block, which is given a function that makes it more.
+
+        Raises `QueueFull` where they are not there; so does that function.
+        """
+        held = 0
+
+        def grow(size: int) -> None:
+            nonlocal held
+            if size <= max(held, SMALL_BYTES):
+                return
+            others, limit = self._taken - held, self._limit()
+            if others and others + size > limit:
+                raise QueueFull(
+                    f"requests of {others} bytes are being read, of at most {limit} (gateway.max_reading); try again",
+                    retry_after_s=5,
+                )
+            self._taken += size - held
+            held = size
+
         try:
-            yield
+            grow(size)
+            yield grow
         finally:
-            self._taken -= size
+            self._taken -= held
 
 
-async def read_body(receive: Callable[[], Awaitable[MutableMapping[str, Any]]], expected: int = 0) -> bytes | bytearray:
-    """The whole body: the very bytes where they came in one message, else one buffer, made for `expected` bytes."""
+async def read_body(
+    receive: Callable[[], Awaitable[MutableMapping[str, Any]]], expected: int, grow: Callable[[int], None]
+) -> bytes | bytearray:
+    """The whole body: the very bytes where they came in one message, else one buffer, made for `expected` bytes.
+
+    `grow` is told when it becomes larger than that.
+    """
     message = await receive()
     first: bytes = message.get("body", b"")
     if not message.get("more_body", False):
@@ -54,6 +68,8 @@ async def read_body(receive: Callable[[], Awaitable[MutableMapping[str, Any]]], 
         piece: bytes = message.get("body", b"")
         body[at : at + len(piece)] = piece
         at += len(piece)
+        if at > expected:
+            grow(at)
         if not message.get("more_body", False):
             break
         message = await receive()

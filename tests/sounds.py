@@ -23,6 +23,9 @@ CONTAINERS = {
     "flac": ("flac", "flac", 8_000, "mono"),
     "m4a": ("ipod", "aac", 44_100, "stereo"),
     "aac": ("adts", "aac", 24_000, "mono"),
+    "stereo-aac": ("adts", "aac", 24_000, "stereo"),
+    "mp3-24": ("mp3", "libmp3lame", 24_000, "mono"),
+    "mpegts": ("mpegts", "aac", 48_000, "stereo"),
     "webm": ("webm", "libopus", 48_000, "stereo"),
 }
 

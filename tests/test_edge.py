@@ -17,7 +17,7 @@ from serve_app.uploads import read_body
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
-    body = await read_body(receive)
+    body = await read_body(receive, 0, lambda _: None)
     request = Request(scope)
     if request.url.path == "/refuse":
         raise BadRequest("no")

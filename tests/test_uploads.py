@@ -18,7 +18,9 @@ async def test_a_body_is_read_whole_whatever_was_expected(expected: int) -> None
     async def receive() -> dict[str, Any]:
         return next(messages)
 
-    assert await read_body(receive, expected) == b"abcdefghi"
+    grown: list[int] = []
+    assert await read_body(receive, expected, grown.append) == b"abcdefghi"
+    assert grown == [at for at in (3, 3, 6, 9) if at > expected]
 
 
 async def test_a_body_of_one_message_is_not_copied() -> None:
@@ -27,7 +29,7 @@ async def test_a_body_of_one_message_is_not_copied() -> None:
     async def receive() -> dict[str, Any]:
         return {"body": whole}
 
-    assert await read_body(receive, 100) is whole
+    assert await read_body(receive, 100, lambda _: None) is whole
 
 
 def test_large_bodies_are_refused_where_there_is_no_room_and_small_ones_never() -> None:
@@ -46,4 +48,15 @@ def test_a_body_over_all_the_room_there_is_is_read_alone() -> None:
     with room.take(99 * MB), pytest.raises(QueueFull), room.take(2 * MB):
         pass
     with room.take(2 * MB):
+        pass
+
+
+def test_a_body_of_unknown_length_takes_what_it_has_become() -> None:
+    room = Room(lambda: 10 * MB)
+    with room.take(0) as grow, room.take(4 * MB):
+        grow(MB)
+        grow(6 * MB)
+        with pytest.raises(QueueFull):
+            grow(7 * MB)
+    with room.take(10 * MB):
         pass

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from deployments.engines import PCM
 from deployments.errors import BadRequest, NotFound
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _-]{0,63}")
+NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9 _-]{0,62}[A-Za-z0-9_-])?")
 MIN_SAMPLE_S, MAX_SAMPLE_S = 2.0, 60.0
 SILENCE = 1e-3
 """A sample whose loudest moment is below this is not speech."""
@@ -124,7 +124,7 @@ class Voices(Generic[Learnt]):
         if not NAME.fullmatch(name):
             raise BadRequest(
                 f"{name[:80]!r} cannot name a voice: 1 to 64 of A-Z, a-z, 0-9, space, _ and -, "
-                "the first one a letter or a digit",
+                "the first one a letter or a digit, the last one no space",
                 param="name",
             )
         kept = pcm[: int(MAX_SAMPLE_S * rate_hz)]

@@ -24,8 +24,8 @@ WINDOW_S = 30
 SHORT_S = 300
 """Audio up to here is worked on at once; longer audio waits for one of `LONG_PLACES`, which bounds memory."""
 LONG_PLACES = 2
-BLOCK_S = 2400
-"""Longer audio is transcribed in blocks of at most this: 154 MB of samples, and about four times that while
+BLOCK_S = 1800
+"""Longer audio is transcribed in blocks of at most this: 115 MB of samples, and about four times that while
 speech is looked for."""
 CUT_S, PAUSE_S = 30, 0.3
 """A block ends in the quietest `PAUSE_S` of its last `CUT_S`."""

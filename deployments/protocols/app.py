@@ -11,12 +11,13 @@ from typing import Any, Protocol, TypeVar
 import orjson
 from fastapi import APIRouter, FastAPI, Request
 from fastapi_offline import FastAPIOffline
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from starlette._utils import get_route_path
 from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response, StreamingResponse
+from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
 from deployments.engines import Task
@@ -25,6 +26,17 @@ from deployments.protocols.dialects import response
 from deployments.settings import ModelIdentity, ModelSettings
 
 Body = TypeVar("Body", bound=BaseModel)
+
+
+class ClientBody(BaseModel):
+    """Base of what clients send: keys that are not known are ignored, and null is as good as nothing."""
+
+    model_config = ConfigDict(extra="ignore", use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, given: Any) -> Any:
+        return {key: value for key, value in given.items() if value is not None} if isinstance(given, dict) else given
 
 
 @dataclass(frozen=True)
@@ -102,12 +114,12 @@ def _place(loc: Sequence[int | str]) -> str:
 
 
 def read_fields(form: FormData, shape: type[Body]) -> Body:
-    """A form's text fields as `shape`; an empty one is none, `...[]` are lists. Raises `BadRequest`."""
+    """A form's text fields as `shape`; an empty one is none, repeated ones are lists. Raises `BadRequest`."""
     given: dict[str, object] = {}
     for name in form:
         values = [value for value in form.getlist(name) if isinstance(value, str) and value]
         if values:
-            given[name] = values if name.endswith("[]") else values[-1]
+            given[name] = values if len(values) > 1 else values[0]
     try:
         return shape.model_validate(given)
     except ValidationError as error:
@@ -136,7 +148,11 @@ def build_app(title: str, routers: Sequence[APIRouter], description: str = "") -
     async def refuse(request: Request, error: Exception) -> Response:
         return response(_as_ours(request, error, app), request.url.path)
 
+    async def fail(request: Request, _error: Exception) -> Response:
+        return response(ServeAppError("internal error"), request.url.path)
+
     app.add_exception_handler(ServeAppError, refuse)
+    app.add_exception_handler(Exception, fail)
     app.add_exception_handler(HTTPException, refuse)
     app.add_exception_handler(ClientDisconnect, refuse)
     return app
@@ -147,10 +163,16 @@ def _as_ours(request: Request, error: Exception, app: FastAPI) -> ServeAppError:
     if isinstance(error, ServeAppError):
         return error
     path = get_route_path(request.scope)
-    paths: dict[str, dict[str, object]] = app.openapi()["paths"]
     if isinstance(error, HTTPException) and error.status_code == 405:
-        allowed = ", ".join(method.upper() for method in paths.get(path, {})) or "another method"
+        able = [route.methods or () for route in app.routes if isinstance(route, Route) and _is_at(route, request)]
+        allowed = ", ".join(sorted({method for methods in able for method in methods})) or "another method"
         return MethodNotAllowed(f"{request.method} is not allowed on {path}; it takes {allowed}")
     if isinstance(error, HTTPException) and error.status_code == 404:
-        return NotFound(f"nothing at {path}; here are {', '.join(paths)}")
-    return BadRequest(str(error) or "the client went away before its request was complete")
+        return NotFound(f"nothing at {path}; here are {', '.join(app.openapi()['paths'])}")
+    if isinstance(error, HTTPException):
+        return BadRequest(error.detail)
+    return BadRequest("the client went away before its request was complete")
+
+
+def _is_at(route: Route, request: Request) -> bool:
+    return route.matches(request.scope)[0] is Match.PARTIAL

@@ -7,11 +7,11 @@ streams included; `/v1/audio/voices`, `/v1/audio/models`: as Open WebUI reads th
 import base64
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import orjson
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field, StrictStr
+from pydantic import AliasChoices, BaseModel, BeforeValidator, Field, StrictStr
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 from starlette.responses import Response
@@ -21,17 +21,28 @@ from deployments.encoding import KINDS, SPEEDS, Encoder
 from deployments.engines import PCM, Segment, SpeakEngine, TranscribeOptions
 from deployments.errors import BadRequest, ServeAppError
 from deployments.protocols import transcripts
-from deployments.protocols.app import HeldStream, Served, form_body, json_body, json_response, read_fields, read_json
+from deployments.protocols.app import (
+    ClientBody,
+    HeldStream,
+    Served,
+    form_body,
+    json_body,
+    json_response,
+    read_fields,
+    read_json,
+)
 from deployments.protocols.dialects import envelope
 from deployments.protocols.transcripts import Granularity, Transcript
 
 MAX_FIELDS = 64
 
 
-class TranscriptionForm(BaseModel):
-    """OpenAI's form beside its `file`; unknown fields are ignored, as clients of several servers send their own."""
+def _as_list(given: object) -> object:
+    return [given] if isinstance(given, str) else given
 
-    model_config = ConfigDict(extra="ignore", use_attribute_docstrings=True)
+
+class TranscriptionForm(ClientBody):
+    """OpenAI's form beside its `file`."""
 
     model: str | None = None
     language: str | None = None
@@ -39,7 +50,9 @@ class TranscriptionForm(BaseModel):
     response_format: transcripts.Format = "json"
     temperature: float | None = Field(None, ge=0, le=1)
     """0, or nothing: 0 first, then higher ones where the text looks wrong."""
-    granularities: list[Granularity] = Field([], alias="timestamp_granularities[]")
+    granularities: Annotated[list[Granularity], BeforeValidator(_as_list)] = Field(
+        [], validation_alias=AliasChoices("timestamp_granularities[]", "timestamp_granularities")
+    )
     """`word`, `segment`; shown in `verbose_json`."""
     stream: bool = False
     hotwords: str | None = None
@@ -50,7 +63,7 @@ class TranscriptionForm(BaseModel):
     def options(self, translate: bool) -> TranscribeOptions:
         """The same as an engine takes it."""
         return TranscribeOptions(
-            language=self.language,
+            language=None if self.language == "auto" else self.language,
             translate=translate,
             prompt=self.prompt,
             hotwords=self.hotwords,
@@ -60,14 +73,18 @@ class TranscriptionForm(BaseModel):
         )
 
 
-class SpeechRequest(BaseModel):
-    """OpenAI's request; unknown keys are ignored."""
+class CustomVoice(BaseModel):
+    """OpenAI's form of a voice that somebody added."""
 
-    model_config = ConfigDict(extra="ignore", use_attribute_docstrings=True)
+    id: StrictStr
+
+
+class SpeechRequest(ClientBody):
+    """OpenAI's request."""
 
     model: str | None = None
     input: StrictStr
-    voice: StrictStr | dict[Literal["id"], StrictStr] | None = None
+    voice: StrictStr | CustomVoice | None = None
     response_format: encoding.Format = "mp3"
     speed: float = Field(1.0, ge=SPEEDS[0], le=SPEEDS[1])
     stream_format: Literal["audio", "sse"] = "audio"
@@ -76,13 +93,12 @@ class SpeechRequest(BaseModel):
 
     @property
     def voice_id(self) -> str | None:
-        return self.voice["id"] if isinstance(self.voice, dict) else self.voice
+        """The voice's name, if one was given."""
+        return (self.voice.id if isinstance(self.voice, CustomVoice) else self.voice) or None
 
 
-class VoiceForm(BaseModel):
+class VoiceForm(ClientBody):
     """The name of a new voice, beside its `sample`."""
-
-    model_config = ConfigDict(extra="ignore")
 
     name: str
 
@@ -137,7 +153,7 @@ def speak_router(served: Served | None) -> APIRouter:
         check_text(asked.input, served)
         async with contextlib.AsyncExitStack() as held:
             engine: SpeakEngine = await held.enter_async_context(served.engine(request))
-            pieces = engine.speak(asked.input, voice=asked.voice_id, language=asked.language)
+            pieces = engine.speak(asked.input, voice=asked.voice_id, language=asked.language or None)
             await held.enter_async_context(contextlib.aclosing(pieces))
             encoder = Encoder(asked.response_format, engine.sample_rate_hz, asked.speed)
             encoded = _encoded(pieces, encoder)
@@ -192,9 +208,12 @@ def check_text(text: str, served: Served) -> None:
 
 def _file(form: FormData, name: str) -> UploadFile:
     found = form.get(name)
-    if not isinstance(found, UploadFile):
-        raise BadRequest(f"the form has no file {name!r}; send one as multipart/form-data", param=name)
-    return found
+    if isinstance(found, UploadFile):
+        return found
+    sent = ", ".join(f"{key!r}" for key in form) or "no field"
+    raise BadRequest(
+        f"there is no file {name!r}; send one as multipart/form-data, by that name (here: {sent})", param=name
+    )
 
 
 async def _events(first: Segment | None, segments: AsyncGenerator[Segment], duration_s: float) -> AsyncGenerator[bytes]:

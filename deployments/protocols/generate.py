@@ -13,13 +13,13 @@ from typing import Any, Literal
 
 import orjson
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field, StrictStr, field_validator
+from pydantic import BaseModel, Field, StrictStr
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from deployments.engines import GenerateEngine, GenerateOptions, Generated, Message
+from deployments.engines import Generated, GenerateEngine, GenerateOptions, Message
 from deployments.errors import BadRequest, NotFound, ServeAppError
-from deployments.protocols.app import HeldStream, Served, json_body, json_response, read_json
+from deployments.protocols.app import ClientBody, HeldStream, Served, json_body, json_response, read_json
 from deployments.protocols.dialects import envelope
 
 MAX_CHOICES = 16
@@ -36,16 +36,12 @@ OF_AN_APP = (
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
-class StreamOptions(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
+class StreamOptions(ClientBody):
     include_usage: bool = False
 
 
-class Sampling(BaseModel):
-    """What chat and completion requests have in common; keys that are not known are ignored."""
-
-    model_config = ConfigDict(extra="ignore")
+class Sampling(ClientBody):
+    """What chat and completion requests have in common."""
 
     model: str | None = None
     max_tokens: int | None = Field(None, gt=0)
@@ -56,11 +52,6 @@ class Sampling(BaseModel):
     stop: StrictStr | list[StrictStr] | None = None
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
-
-    @field_validator("stream_options", "n", "stream", mode="before")
-    @classmethod
-    def _none_is_default(cls, given: Any, info: Any) -> Any:
-        return cls.model_fields[info.field_name].get_default() if given is None else given
 
     def options(self, choice: int, max_tokens: int | None) -> GenerateOptions:
         """What the engine is asked for the choice of that index."""
@@ -74,10 +65,8 @@ class TextPart(BaseModel):
     text: str
 
 
-class ChatMessage(BaseModel):
+class ChatMessage(ClientBody):
     """A message; this engine reads text only."""
-
-    model_config = ConfigDict(extra="ignore")
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: StrictStr | list[TextPart] | None = None

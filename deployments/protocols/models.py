@@ -11,7 +11,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from deployments.engines import Task
-from deployments.errors import ModelNotFound
+from deployments.errors import MethodNotAllowed, ModelNotFound
 from deployments.protocols.app import ModelStatus, Served, json_response
 
 SERVER = {"name": "serve-app", "version": version("serve-app"), "extensions": []}
@@ -124,6 +124,8 @@ def router(served: Served) -> APIRouter:
 
     @api.get("/v1/models/{model:path}", summary="One model (OpenAI and KServe V1)")
     async def one_model(model: str) -> Response:
+        if model.endswith((":predict", ":explain")):
+            raise MethodNotAllowed(f"GET is not allowed on /v1/models/{model}; it takes POST")
         found = mine(model)
         found.check()
         status = found.status()

@@ -4,11 +4,10 @@ Contract: KServe V1 (`POST /v1/models/{model}:predict`); bytes are `{"b64": "...
 """
 
 import base64
-import binascii
 import contextlib
 import io
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterator
+from typing import IO, Any
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, StrictStr, ValidationError
@@ -18,17 +17,17 @@ from starlette.responses import Response
 from deployments import audio, encoding
 from deployments.engines import SpeakEngine, TranscribeEngine, TranscribeOptions
 from deployments.errors import BadRequest, ModelNotFound
-from deployments.protocols.app import Served, explain, json_body, json_response, read_json
+from deployments.protocols.app import ClientBody, Served, explain, json_body, json_response, read_json
 from deployments.protocols.audio import check_text
 
-Predict = Callable[[Served, Any, Any], Awaitable[object]]
-"""One instance, for a model and its engine, to its prediction."""
+Prepare = Callable[[Served, Any], Awaitable[tuple[Any, float]]]
+"""An instance as it is given, to what is predicted from, and its share of what one request may ask for."""
+Predict = Callable[[Any, Any], Awaitable[object]]
+"""What was prepared, by a model's engine, to its prediction."""
 
 
-class PredictRequest(BaseModel):
+class PredictRequest(ClientBody):
     """V1's body; keys beside `instances` are ignored."""
-
-    model_config = ConfigDict(extra="ignore")
 
     instances: list[Any]
 
@@ -54,27 +53,39 @@ class TextInstance(BaseModel):
     language: str | None = None
 
 
-async def transcribe(served: Served, engine: TranscribeEngine, given: Any) -> str:
-    """Audio to its text."""
+async def read_audio(served: Served, given: Any) -> tuple[tuple[IO[bytes], TranscribeOptions, float], float]:
+    """An audio file, measured; its share is that of `limits.max_audio`."""
+    if not isinstance(given, dict):
+        raise BadRequest('an instance is {"b64": "<base64 of an audio file>"}')
     instance = AudioInstance.model_validate(given)
     try:
         file = io.BytesIO(base64.b64decode(instance.b64, validate=True))
-    except binascii.Error as error:
+    except ValueError as error:
         raise BadRequest(f"b64 is not base64: {error}") from error
     limit_s = served.settings.limits.max_audio
-    await run_in_threadpool(audio.measure, file, limit_s)
-    options = TranscribeOptions(instance.language, instance.translate, instance.prompt)
+    duration_s = await run_in_threadpool(audio.measure, file, limit_s)
+    options = TranscribeOptions(instance.language or None, instance.translate, instance.prompt)
+    return (file, options, limit_s), duration_s / limit_s
+
+
+async def transcribe(engine: TranscribeEngine, prepared: tuple[IO[bytes], TranscribeOptions, float]) -> str:
+    """Audio to its text."""
+    file, options, limit_s = prepared
     async with contextlib.aclosing(engine.transcribe(audio.decode(file, limit_s), options)) as segments:
         return "".join([segment.text async for segment in segments]).strip()
 
 
-async def speak(served: Served, engine: SpeakEngine, given: Any) -> dict[str, str]:
-    """A text to a WAV file."""
+async def read_text(served: Served, given: Any) -> tuple[TextInstance, float]:
+    """A text; its share is that of `limits.max_characters`."""
     instance = TextInstance.model_validate({"text": given} if isinstance(given, str) else given)
     check_text(instance.text, served)
-    async with contextlib.aclosing(
-        engine.speak(instance.text, voice=instance.voice, language=instance.language)
-    ) as pieces:
+    return instance, len(instance.text) / served.settings.limits.max_characters
+
+
+async def speak(engine: SpeakEngine, instance: TextInstance) -> dict[str, str]:
+    """A text to a WAV file."""
+    speech = engine.speak(instance.text, voice=instance.voice or None, language=instance.language or None)
+    async with contextlib.aclosing(speech) as pieces:
         found = [piece async for piece in pieces]
     wav = await run_in_threadpool(encoding.whole_wav, found, engine.sample_rate_hz)
     return {"b64": base64.b64encode(wav).decode("ascii")}
@@ -82,15 +93,15 @@ async def speak(served: Served, engine: SpeakEngine, given: Any) -> dict[str, st
 
 def transcribe_router(served: Served | None) -> APIRouter:
     """`:predict` of a model that transcribes."""
-    return _router(served, transcribe)
+    return _router(served, read_audio, transcribe)
 
 
 def speak_router(served: Served | None) -> APIRouter:
     """`:predict` of a model that speaks."""
-    return _router(served, speak)
+    return _router(served, read_text, speak)
 
 
-def _router(served: Served | None, predict: Predict) -> APIRouter:
+def _router(served: Served | None, prepare: Prepare, predict: Predict) -> APIRouter:
     api = APIRouter(tags=["model"])
 
     @api.post("/v1/models/{model:path}:predict", openapi_extra=json_body(PredictRequest), summary="KServe V1 predict")
@@ -102,17 +113,29 @@ def _router(served: Served | None, predict: Predict) -> APIRouter:
         limit = served.settings.limits.max_inputs
         if not 1 <= len(instances) <= limit:
             raise BadRequest(f"instances has {len(instances)} entries; 1 to {limit} in one request", param="instances")
+        prepared, shares = [], 0.0
+        for index, instance in enumerate(instances):
+            with _naming(index):
+                one, share = await prepare(served, instance)
+                prepared.append(one)
+                shares += share
+                if shares > 1:
+                    raise BadRequest("with those before it, it is more than one request may ask for (limits)")
+        predictions = []
         async with served.engine(request) as engine:
-            predictions = [await _one(predict, served, engine, i, one) for i, one in enumerate(instances)]
+            for index, one in enumerate(prepared):
+                with _naming(index):
+                    predictions.append(await predict(engine, one))
         return json_response({"predictions": predictions})
 
     return api
 
 
-async def _one(predict: Predict, served: Served, engine: Any, index: int, instance: Any) -> object:
-    """One prediction; a refusal names its instance."""
+@contextlib.contextmanager
+def _naming(index: int) -> Iterator[None]:
+    """A refusal within the block names its instance."""
     try:
-        return await predict(served, engine, instance)
+        yield
     except ValidationError as error:
         raise BadRequest(f"instances[{index}]: {explain(error).message}", param="instances") from None
     except BadRequest as error:

@@ -17,6 +17,8 @@ from deployments.errors import BadRequest, EngineError, LoadError, NotFound
 from tests.engines.loading import loaded
 from tests.engines.xtts_checkpoint import BROKEN, BUILT_IN, make_tiny_xtts
 
+pytestmark = pytest.mark.slow
+
 CHUNK = 6
 TEXTS = [f"Sentence number {word} of eight." for word in "one two three four five six seven eight".split()]
 LONG = " ".join(TEXTS * 12)
@@ -24,10 +26,8 @@ RATE_HZ = 16_000
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("xtts")
-    make_tiny_xtts(folder)
-    return folder
+def checkpoint(tiny_xtts: Path) -> Path:
+    return tiny_xtts
 
 
 @pytest.fixture(scope="module")

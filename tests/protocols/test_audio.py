@@ -14,7 +14,7 @@ import pytest
 
 from deployments.engines import PCM, Segment, TranscribeOptions, Voice, Word
 from deployments.errors import BadRequest, EngineError, NotFound
-from deployments.protocols import audio, v1
+from deployments.protocols import audio, models, v1
 from deployments.protocols.app import build_app
 from deployments.settings import ModelIdentity, ModelSettings
 from tests.sounds import audio_file, decoded, tone
@@ -238,6 +238,8 @@ async def test_a_form_without_a_file(ear: Served) -> None:
         answer = await call(ear, "POST", "/v1/audio/transcriptions", **arguments)
         assert answer.status_code == 400
         assert "no file 'file'" in answer.json()["error"]["message"]
+    answer = await call(ear, "POST", "/v1/audio/transcriptions", files={"audio": CLIP})
+    assert "here: 'audio'" in answer.json()["error"]["message"]
 
 
 async def test_the_file_may_come_first_and_empty_fields_are_none(ear: Served) -> None:
@@ -260,6 +262,12 @@ async def test_speech(mouth: Served, format: str) -> None:
 async def test_speech_is_mp3_unless_asked_otherwise(mouth: Served) -> None:
     answer = await say(mouth, input="word")
     assert answer.headers["content-type"] == "audio/mpeg"
+
+
+async def test_nulls_are_as_good_as_nothing(mouth: Served) -> None:
+    answer = await say(mouth, input="word", response_format=None, speed=None, stream_format=None, voice="", language="")
+    assert answer.status_code == 200
+    assert mouth.loaded.asked == {"voice": None, "language": None}
 
 
 async def test_speech_as_events(mouth: Served) -> None:
@@ -288,6 +296,7 @@ async def test_speech_that_breaks_off_is_told(mouth: Served) -> None:
         ({"input": 5}, "input"),
         ({"input": "a", "voice": "nobody"}, "voice"),
         ({"input": "a", "voice": {"id": "nobody"}}, "voice"),
+        ({"input": "a", "voice": {}}, "voice"),
         ({"input": "a", "speed": 0.2}, "speed"),
         ({"input": "a", "speed": 4.1}, "speed"),
         ({"input": "a", "response_format": "midi"}, "response_format"),
@@ -340,7 +349,9 @@ async def test_v1_predict_speaks(mouth: Served) -> None:
     ("instances", "says"),
     [
         ([], "instances has 0 entries"),
-        (["text"], "instances[0]"),
+        (["text"], 'instances[0]: an instance is {"b64"'),
+        ([{"b64": "é"}], "not base64"),
+        ([{"b64": base64.b64encode(audio_file(tone(40), 16_000)).decode()}] * 2, "instances[1]: with those before it"),
         ([{"b64": "!"}], "not base64"),
         ([{"b64": base64.b64encode(b"no audio").decode()}], "instances[0]: the file is not audio"),
         ([{"b64": "", "other": 1}], "instances[0]: Unrecognized request format: other"),
@@ -350,6 +361,24 @@ async def test_bad_predictions(ear: Served, instances: list[Any], says: str) -> 
     answer = await call(ear, "POST", "/v1/models/m:predict", json={"instances": instances})
     assert answer.status_code == 400
     assert says in answer.json()["error"]
+
+
+async def test_predict_is_posted(ear: Served) -> None:
+    transport = httpx.ASGITransport(build_app("m", [models.router(ear), v1.transcribe_router(ear)]))  # type: ignore[arg-type]
+    async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+        answer = await client.get("/v1/models/m:predict")
+        assert (answer.status_code, "POST" in answer.json()["error"]) == (405, True)
+        answer = await client.put("/v1/models/m:predict")
+        assert (answer.status_code, "POST" in answer.json()["error"]) == (405, True)
+
+
+async def test_a_bug_is_answered_in_the_dialect(mouth: Served) -> None:
+    mouth.loaded.sample_rate_hz = "no number"
+    transport = httpx.ASGITransport(build_app("m", [audio.speak_router(mouth)]), raise_app_exceptions=False)  # type: ignore[arg-type]
+    async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+        answer = await client.post("/v1/audio/speech", json={"input": "word"})
+    assert answer.status_code == 500
+    assert answer.json()["error"]["code"] == "internal_error"
 
 
 async def test_v1_predict_of_another_model(ear: Served) -> None:
