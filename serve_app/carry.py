@@ -74,7 +74,7 @@ class Carrier:
         """
         limit_s = head.timeout_s
         deadline_s = time.monotonic() + limit_s
-        streamed = head.path in STREAMED or parcel.wants_stream
+        streamed = parcel.wants_stream or head.path.endswith(STREAMED)
         one_call = self._stream_once if streamed else self._unary_once
         for attempt in range(1, ATTEMPTS + 1):
             left_s = deadline_s - time.monotonic()

@@ -19,6 +19,10 @@ EXAMPLES: dict[Task, tuple[str, str]] = {
         "/v1/audio/speech",
         JSON + """ '{"model": "%s", "input": "What time is it?", "response_format": "wav"}' -o speech.wav""",
     ),
+    "generate": (
+        "/v1/chat/completions",
+        JSON + """ '{"model": "%s", "messages": [{"role": "user", "content": "What is this?"}]}'""",
+    ),
 }
 """For each task an endpoint, and the rest of a curl command that calls it."""
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from fastapi import APIRouter
 
 from deployments.engines import Task
-from deployments.protocols import audio, embeddings, rerank, v1
+from deployments.protocols import audio, embeddings, generate, rerank, v1, v2_generate
 from deployments.protocols.app import Served
 
 Router = Callable[[Served | None], APIRouter]
@@ -20,8 +20,9 @@ ROUTERS: dict[Task, tuple[Router, ...]] = {
     "rerank": (rerank.router,),
     "transcribe": (audio.transcribe_router, v1.transcribe_router),
     "speak": (audio.speak_router, v1.speak_router),
+    "generate": (v1.generate_router, v2_generate.router, generate.router),
 }
-"""The protocols of each task."""
+"""The protocols of each task; one that takes whatever path is left comes last."""
 
-STREAMED = frozenset({"/v1/audio/speech"})
-"""Endpoints whose answers are streams whatever the body says."""
+STREAMED = ("/v1/audio/speech", "/generate_stream")
+"""The ends of paths whose answers are streams whatever the body says."""

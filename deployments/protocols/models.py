@@ -51,6 +51,8 @@ def tensors_of(task: Task, dimensions: int | None) -> dict[str, object]:
         return {"inputs": [tensor("audio", "BYTES", -1)], "outputs": [tensor("text", "BYTES", -1)]}
     if task == "speak":
         return {"inputs": [tensor("text", "BYTES", -1)], "outputs": [tensor("audio", "BYTES", -1)]}
+    if task == "generate":
+        return {"inputs": [tensor("text_input", "BYTES", 1)], "outputs": [tensor("text_output", "BYTES", 1)]}
     return {
         "inputs": [tensor("query", "BYTES", 1), tensor("documents", "BYTES", -1)],
         "outputs": [tensor("scores", "FP32", -1)],

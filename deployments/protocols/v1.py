@@ -15,10 +15,14 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from deployments import audio, encoding
-from deployments.engines import SpeakEngine, TranscribeEngine, TranscribeOptions
+from deployments.engines import GenerateEngine, SpeakEngine, TranscribeEngine, TranscribeOptions
 from deployments.errors import BadRequest, ModelNotFound
 from deployments.protocols.app import ClientBody, Served, explain, json_body, json_response, read_json
 from deployments.protocols.audio import check_text
+from deployments.protocols.v2_generate import GenerateRequest, whole
+
+MAX_PROMPTS = 64
+"""Prompts in one V1 request."""
 
 Prepare = Callable[[Served, Any], Awaitable[tuple[Any, float]]]
 """An instance as it is given, to what is predicted from, and its share of what one request may ask for."""
@@ -89,6 +93,22 @@ async def speak(engine: SpeakEngine, instance: TextInstance) -> dict[str, str]:
         found = [piece async for piece in pieces]
     wav = await run_in_threadpool(encoding.whole_wav, found, engine.sample_rate_hz)
     return {"b64": base64.b64encode(wav).decode("ascii")}
+
+
+async def read_prompt(_served: Served, given: Any) -> tuple[GenerateRequest, float]:
+    """A prompt, alone or with parameters; its share is that of all instances that there may be."""
+    instance = GenerateRequest.model_validate({"text_input": given} if isinstance(given, str) else given)
+    return instance, 1 / MAX_PROMPTS
+
+
+async def generate(engine: GenerateEngine, instance: GenerateRequest) -> str:
+    """A prompt to the text that continues it."""
+    return await whole(engine, instance.text_input, instance.parameters.options())
+
+
+def generate_router(served: Served | None) -> APIRouter:
+    """`:predict` of a model that generates text."""
+    return _router(served, read_prompt, generate)
 
 
 def transcribe_router(served: Served | None) -> APIRouter:

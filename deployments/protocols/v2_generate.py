@@ -1,0 +1,105 @@
+"""The Open Inference Protocol's generate extension: `/v2/models/{model}/generate` and `/generate_stream`.
+
+Contract: KServe's generate extension (`text_input` and `parameters` in, `text_output` out; a stream is
+server-sent events, each with a piece of the text).
+"""
+
+import contextlib
+from collections.abc import AsyncGenerator
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Request
+from pydantic import BeforeValidator, Field, StrictStr
+from starlette.responses import Response
+
+from deployments.engines import Generated, GenerateEngine, GenerateOptions
+from deployments.errors import ModelNotFound, ServeAppError
+from deployments.protocols.app import ClientBody, HeldStream, Served, json_body, json_response, read_json
+
+
+def as_list(given: object) -> object:
+    """One stop string is as good as a list of it."""
+    return [given] if isinstance(given, str) else given
+
+
+class GenerateParameters(ClientBody):
+    """What `parameters` may have; others are ignored."""
+
+    max_tokens: int | None = Field(None, gt=0)
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    seed: int | None = None
+    stop: Annotated[list[StrictStr], BeforeValidator(as_list)] = Field([])
+
+    def options(self) -> GenerateOptions:
+        """The same as an engine takes it."""
+        stop = tuple(one for one in self.stop if one)
+        return GenerateOptions(self.max_tokens, self.temperature, self.top_p, self.seed, stop)
+
+
+class GenerateRequest(ClientBody):
+    """The extension's body."""
+
+    id: str | None = None
+    text_input: StrictStr
+    parameters: GenerateParameters = GenerateParameters()
+
+
+def router(served: Served | None) -> APIRouter:
+    """The routes; `served` is None for documentation only."""
+    api = APIRouter(tags=["model"])
+
+    def check(model: str) -> Served:
+        assert served
+        if model not in (served.identity.name, *served.settings.aliases):
+            raise ModelNotFound.named(model, [served.identity.name])
+        return served
+
+    described: dict[str, Any] = {"openapi_extra": json_body(GenerateRequest)}
+
+    @api.post("/v2/models/{model:path}/generate", summary="Open Inference generate", **described)
+    async def generate(request: Request, model: str) -> Response:
+        found = check(model)
+        asked = await read_json(request, GenerateRequest)
+        async with found.engine(request) as engine:
+            text = await whole(engine, asked.text_input, asked.parameters.options())
+        return json_response(_named(model, asked) | {"text_output": text})
+
+    @api.post("/v2/models/{model:path}/generate_stream", summary="Open Inference generate, streamed", **described)
+    async def generate_stream(request: Request, model: str) -> Response:
+        found = check(model)
+        asked = await read_json(request, GenerateRequest)
+        async with contextlib.AsyncExitStack() as held:
+            engine: GenerateEngine = await held.enter_async_context(found.engine(request))
+            pieces = engine.generate(asked.text_input, asked.parameters.options())
+            await held.enter_async_context(contextlib.aclosing(pieces))
+            first = await anext(pieces)  # what is wrong from the start is said with its status
+            return HeldStream(held.pop_all(), _events(_named(model, asked), first, pieces), "text/event-stream")
+        raise AssertionError  # the block above returns or raises
+
+    return api
+
+
+async def whole(engine: GenerateEngine, prompt: str, asked: GenerateOptions) -> str:
+    """The text that continues a prompt, in one."""
+    async with contextlib.aclosing(engine.generate(prompt, asked)) as pieces:
+        return "".join([piece.text async for piece in pieces])
+
+
+def _named(model: str, asked: GenerateRequest) -> dict[str, object]:
+    named: dict[str, object] = {"model_name": model, "model_version": None}
+    return named | ({"id": asked.id} if asked.id else {})
+
+
+async def _events(named: dict[str, object], first: Generated, rest: AsyncGenerator[Generated]) -> AsyncGenerator[bytes]:
+    try:
+        yield _event(named | {"text_output": first.text})
+        async for piece in rest:
+            yield _event(named | {"text_output": piece.text})
+    except ServeAppError as error:
+        yield _event({"error": error.message})
+
+
+def _event(content: dict[str, object]) -> bytes:
+    return b"data: " + orjson.dumps(content) + b"\n\n"
