@@ -115,7 +115,8 @@ def test_a_repaired_model_comes_up_without_touching_another_process(
     names = ["embeddings", "ids", "reranker", "cross", "broken", "gateway"]
     before = {name: {process.pid for process in application.replicas(name)} for name in names}
     repaired = copy.deepcopy(catalog)
-    repaired["models"][4]["source"] = catalog["models"][0]["source"]
+    broken = next(model for model in repaired["models"] if model["name"] == "broken")
+    broken["source"] = catalog["models"][0]["source"]
     application.deploy(repaired)
     application.until(lambda: application.state("broken")["state"] == "ready")
     asked = httpx.post(f"{application.url}/v1/embeddings", json={"model": "broken", "input": "x"}, timeout=60)
