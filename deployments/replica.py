@@ -79,11 +79,6 @@ class ModelReplica:
     async def __del__(self) -> None:
         await self._life.close()
 
-    @property
-    def note(self) -> str:
-        """What people should know of the model's quality; often nothing."""
-        return self._engine_class.note
-
     def engine(self, request: Request) -> AbstractAsyncContextManager[Any]:
         """The loaded engine, held for one request."""
         return self._life.use(min(request.scope["serve_app.timeout_s"], LOADING_PATIENCE_S))
@@ -109,7 +104,7 @@ class ModelReplica:
         return self.status()
 
     def _listed(self) -> list[tuple[str, tuple[str, ...], Task, str]]:
-        return [(self.identity.name, self.settings.aliases, self._engine_class.task, self.note)]
+        return [(self.identity.name, self.settings.aliases, self._engine_class.task, self.settings.note)]
 
     async def _states(self) -> list[ModelStatus]:
         return [self.status()]

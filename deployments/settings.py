@@ -66,3 +66,4 @@ class ModelSettings(Frozen):
     options: dict[str, Any] = {}
     aliases: tuple[str, ...] = ()
     limits: Limits = Limits()
+    note: str = ""

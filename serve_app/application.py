@@ -15,7 +15,6 @@ from ray import serve
 from ray.serve import Application
 from ray.serve.schema import LoggingConfig
 
-from deployments import engines
 from deployments.replica import ModelReplica
 from serve_app import catalog as catalogs
 from serve_app import environment
@@ -85,7 +84,7 @@ def gateway_options(catalog: Catalog) -> dict[str, Any]:
             predictor=model.predictor,
             aliases=model.aliases,
             timeout_s=model.timeout_s,
-            note=engines.find(model.engine).note,
+            note=model.settings.note,
         )
         for model in catalog.models
     )

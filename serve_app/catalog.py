@@ -77,6 +77,7 @@ class Model(Frozen):
     route: Route = Field("", validate_default=False, description="path prefix; by default /<name>")
     predictor: Name = Field("", validate_default=False, description="Host alias; by default <name>-predictor")
     options: dict[str, Any] = Field({}, description="the engine's options")
+    note: str = Field("", description="what people should know of it, shown in /v1/models; by default the engine's")
     resources: Resources = Resources()
     scaling: Scaling = Scaling()
     timeout: DurationS | None = Field(
@@ -118,7 +119,10 @@ class Model(Frozen):
     @property
     def settings(self) -> ModelSettings:
         """What `reconfigure()` tells a replica of it."""
-        return ModelSettings(source=self.source, options=self.options, aliases=self.aliases, limits=self.limits)
+        note = self.note or engines.find(self.engine).note
+        return ModelSettings(
+            source=self.source, options=self.options, aliases=self.aliases, limits=self.limits, note=note
+        )
 
 
 class Gateway(Frozen):

@@ -58,10 +58,6 @@ class Served(Protocol):
     identity: ModelIdentity
     settings: ModelSettings
 
-    @property
-    def note(self) -> str:
-        """What people should know of the model's quality; often nothing."""
-
     def engine(self, request: Request) -> AbstractAsyncContextManager[Any]:
         """The loaded engine, waited for within the request's deadline. Raises `ModelUnavailable`."""
 

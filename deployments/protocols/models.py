@@ -131,7 +131,9 @@ def router(served: Served) -> APIRouter:
         found = mine(model)
         found.check()
         status = found.status()
-        return json_response({"name": status.name, "ready": True, **_card(model, status.name, status.task, found.note)})
+        return json_response(
+            {"name": status.name, "ready": True, **_card(model, status.name, status.task, found.settings.note)}
+        )
 
     @api.get("/v2/models/{model:path}/ready", summary="Model readiness")
     async def model_ready(model: str) -> Response:

@@ -24,7 +24,7 @@ from deployments.engines import Generated, GenerateOptions, LoadContext, Message
 from deployments.engines._hosting import alone_on
 from deployments.engines._vllm_arguments import CPU_CACHE_BYTES, REFUSED, Options, command_line, for_hardware, known
 from deployments.errors import BadRequest, EngineError, LoadError
-from tests.engines.llama_checkpoint import ANSWERS, CONTEXT, LINES, make_tiny_llama, make_tiny_lora
+from tests.engines.llama_checkpoint import ANSWERS, CONTEXT, LINES, make_tiny_lora
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 in_loop = pytest.mark.asyncio(loop_scope="module")
@@ -50,13 +50,6 @@ def context_of(loop: asyncio.AbstractEventLoop | None, gpus: float = 0, told: li
     return LoadContext(
         "llm", 1, gpus, lambda: 100, (told if told is not None else []).append, loop, lambda: ("gpt-4o-mini",)
     )
-
-
-@pytest.fixture(scope="module")
-def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("llama")
-    make_tiny_llama(folder)
-    return folder
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

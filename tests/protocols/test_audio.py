@@ -88,7 +88,6 @@ class Served:
     settings = ModelSettings.model_validate(
         {"source": "", "aliases": ["whisper-1"], "limits": {"max_audio": 60, "max_characters": 50}}
     )
-    note = ""
 
     def __init__(self, loaded: Any) -> None:
         self.loaded = loaded
