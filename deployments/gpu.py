@@ -1,5 +1,6 @@
 """Which device an engine computes on, and how much memory is free there. Knows nothing of models."""
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,13 +36,18 @@ def choose_device(asked: str, gpus: float) -> "torch.device":
 
 
 def used_bytes(gpus: float) -> int:
-    """Bytes that this process holds: of GPU memory when it reserved some, else of RAM."""
+    """Bytes that this process holds: of GPU memory when it reserved some, else of RAM, its children's included."""
     if gpus > 0:
         import torch
 
         if torch.cuda.is_available():
             return int(torch.cuda.memory_reserved())
-    return int(psutil.Process().memory_info().rss)
+    this = psutil.Process()
+    held = 0
+    for process in (this, *this.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+            held += process.memory_info().rss
+    return held
 
 
 def free_bytes(gpus: float) -> int:

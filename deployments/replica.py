@@ -71,10 +71,10 @@ class ModelReplica:
             yield piece
 
     async def check_health(self) -> None:
-        """Ray Serve's health check: a model that failed to load is healthy, one whose compute thread died is not."""
+        """Ray Serve's health check: a model that failed to load is healthy, one whose thread or process that computes died is not."""
         engine = self._life.loaded()
         if engine is not None and not engine.alive():
-            raise RuntimeError(f"the compute thread of {self.identity.name} died")
+            raise RuntimeError(f"what computes for {self.identity.name} died")
 
     async def __del__(self) -> None:
         await self._life.close()
