@@ -71,7 +71,7 @@ class ModelReplica:
             yield piece
 
     async def check_health(self) -> None:
-        """Ray Serve's health check: a model that failed to load is healthy, one whose thread or process that computes died is not."""
+        """Ray Serve's health check: a model that failed to load is healthy, one that can compute no more is not."""
         engine = self._life.loaded()
         if engine is not None and not engine.alive():
             raise RuntimeError(f"what computes for {self.identity.name} died")
