@@ -30,6 +30,7 @@ lint: $(VENV)/.test
 bench: $(VENV)/.test
 	$(BIN)/python -m benchmarks.embeddings
 	$(BIN)/python -m benchmarks.speech
+	$(BIN)/python -m benchmarks.llm
 
 $(VENV)/.serve: requirements/serve.txt pyproject.toml | $(BIN)/python
 	@echo "installing what serving needs (about 5 GB with torch; once)"

@@ -21,7 +21,7 @@ _ROUTES = [
     for task, makers in ROUTERS.items()
     for make in makers
     for route in make(None).routes
-    if isinstance(route, APIRoute) and route.include_in_schema and not route.path.startswith(KSERVE_PREFIXES)
+    if isinstance(route, APIRoute) and not route.path.startswith(KSERVE_PREFIXES)
 ]
 ENDPOINTS: dict[str, Task] = {route.path: task for route, task in _ROUTES}
 """Endpoints at the root, and the task that each belongs to: what the protocols' routers declare."""

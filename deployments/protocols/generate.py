@@ -142,7 +142,8 @@ def router(served: Served | None) -> APIRouter:
 
     for path in OF_AN_APP:
         api.add_api_route(path, hosted, methods=["POST"], summary=f"{path}, as vLLM answers it")
-    api.add_api_route("/{path:path}", hosted, methods=METHODS, include_in_schema=False)
+    if served:
+        api.add_api_route("/{path:path}", hosted, methods=METHODS, include_in_schema=False)
     return api
 
 

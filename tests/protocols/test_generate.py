@@ -165,6 +165,13 @@ async def test_an_engines_own_app_answers_every_path_as_it_is() -> None:
         assert (answer.status_code, answer.text) == (418, f'{method} {path} {{"a":1}}')
 
 
+async def test_the_documentation_of_these_routes_takes_no_other_path() -> None:
+    app = build_app("docs", [generate.router(None)])
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client:
+        assert (await client.get("/nope")).status_code == 404
+        assert "POST" in (await client.get("/v1/completions")).json()["error"]["message"]
+
+
 async def test_without_an_app_other_paths_are_not_there(served: Served) -> None:
     answer = await ask(served, "/v1/responses", input="x")
     assert answer.status_code == 404
