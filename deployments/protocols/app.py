@@ -3,7 +3,7 @@
 Knows no protocol's shapes.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -26,6 +26,7 @@ from deployments.protocols.dialects import response
 from deployments.settings import ModelIdentity, ModelSettings
 
 Body = TypeVar("Body", bound=BaseModel)
+Piece = TypeVar("Piece")
 
 
 class ClientBody(BaseModel):
@@ -80,6 +81,23 @@ class HeldStream(StreamingResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with self._held:
             await super().__call__(scope, receive, send)
+
+
+async def preceded(first: Piece, rest: AsyncIterator[Piece]) -> AsyncGenerator[Piece]:
+    """A stream whose first piece was taken, so that what is wrong from the start is said with its status."""
+    yield first
+    async for piece in rest:
+        yield piece
+
+
+def event(content: object) -> bytes:
+    """A server-sent event with this as its JSON data."""
+    return b"data: " + orjson.dumps(content) + b"\n\n"
+
+
+def as_list(given: object) -> object:
+    """A validator's way to take one string for a list of it."""
+    return [given] if isinstance(given, str) else given
 
 
 def json_response(content: object, status: int = 200) -> Response:

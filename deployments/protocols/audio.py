@@ -7,9 +7,8 @@ streams included; `/v1/audio/voices`, `/v1/audio/models`: as Open WebUI reads th
 import base64
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import orjson
 from fastapi import APIRouter, Request
 from pydantic import AliasChoices, BaseModel, BeforeValidator, Field, StrictStr
 from starlette.concurrency import run_in_threadpool
@@ -25,9 +24,12 @@ from deployments.protocols.app import (
     ClientBody,
     HeldStream,
     Served,
+    as_list,
+    event,
     form_body,
     json_body,
     json_response,
+    preceded,
     read_fields,
     read_json,
 )
@@ -35,10 +37,6 @@ from deployments.protocols.dialects import envelope
 from deployments.protocols.transcripts import Granularity, Transcript
 
 MAX_FIELDS = 64
-
-
-def _as_list(given: object) -> object:
-    return [given] if isinstance(given, str) else given
 
 
 class TranscriptionForm(ClientBody):
@@ -50,7 +48,7 @@ class TranscriptionForm(ClientBody):
     response_format: transcripts.Format = "json"
     temperature: float | None = Field(None, ge=0, le=1)
     """0, or nothing: 0 first, then higher ones where the text looks wrong."""
-    granularities: Annotated[list[Granularity], BeforeValidator(_as_list)] = Field(
+    granularities: Annotated[list[Granularity], BeforeValidator(as_list)] = Field(
         [], validation_alias=AliasChoices("timestamp_granularities[]", "timestamp_granularities")
     )
     """`word`, `segment`; shown in `verbose_json`."""
@@ -160,7 +158,7 @@ def speak_router(served: Served | None) -> APIRouter:
             first = await anext(encoded)
             if asked.stream_format == "sse":
                 return HeldStream(held.pop_all(), _speech_events(first, encoded), "text/event-stream")
-            return HeldStream(held.pop_all(), _joined(first, encoded), KINDS[asked.response_format].media_type)
+            return HeldStream(held.pop_all(), preceded(first, encoded), KINDS[asked.response_format].media_type)
         raise AssertionError  # the block above returns or raises
 
     @api.get("/v1/audio/voices", summary="The voices there are, as Open WebUI reads them")
@@ -224,21 +222,21 @@ async def _events(first: Segment | None, segments: AsyncGenerator[Segment], dura
         while segment is not None:
             delta = segment.text if text else segment.text.lstrip()
             text += delta
-            yield _event({"type": "transcript.text.delta", "delta": delta})
+            yield event({"type": "transcript.text.delta", "delta": delta})
             segment = await anext(segments, None)
-        yield _event({"type": "transcript.text.done", "text": text, "usage": transcripts.usage(duration_s)})
+        yield event({"type": "transcript.text.done", "text": text, "usage": transcripts.usage(duration_s)})
     except ServeAppError as error:
-        yield _event({"type": "error", **envelope(error)})
+        yield event({"type": "error", **envelope(error)})
 
 
 async def _speech_events(first: bytes, encoded: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
     """OpenAI's speech events: base64 of the same bytes that a plain stream has."""
     try:
-        async for piece in _joined(first, encoded):
-            yield _event({"type": "speech.audio.delta", "audio": base64.b64encode(piece).decode("ascii")})
-        yield _event({"type": "speech.audio.done"})
+        async for piece in preceded(first, encoded):
+            yield event({"type": "speech.audio.delta", "audio": base64.b64encode(piece).decode("ascii")})
+        yield event({"type": "speech.audio.done"})
     except ServeAppError as error:
-        yield _event({"type": "error", **envelope(error)})
+        yield event({"type": "error", **envelope(error)})
 
 
 async def _encoded(pieces: AsyncIterator[PCM], encoder: Encoder) -> AsyncGenerator[bytes]:
@@ -247,13 +245,3 @@ async def _encoded(pieces: AsyncIterator[PCM], encoder: Encoder) -> AsyncGenerat
         if out := await run_in_threadpool(encoder.add, piece):
             yield out
     yield await run_in_threadpool(encoder.finish)
-
-
-async def _joined(first: bytes, rest: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
-    yield first
-    async for piece in rest:
-        yield piece
-
-
-def _event(content: dict[str, Any]) -> bytes:
-    return b"data: " + orjson.dumps(content) + b"\n\n"

@@ -9,18 +9,28 @@ import contextlib
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
-import orjson
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field, StrictStr
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from deployments.engines import Generated, GenerateEngine, GenerateOptions, Message
+from deployments.engines import Generated, GenerateEngine, Message
 from deployments.errors import BadRequest, NotFound, ServeAppError
-from deployments.protocols.app import ClientBody, HeldStream, Served, json_body, json_response, read_json
+from deployments.protocols.app import (
+    ClientBody,
+    HeldStream,
+    Served,
+    event,
+    json_body,
+    json_response,
+    preceded,
+    read_json,
+)
 from deployments.protocols.dialects import envelope
+from deployments.protocols.v2_generate import GenerateParameters
 
 MAX_CHOICES = 16
 OF_AN_APP = (
@@ -40,24 +50,13 @@ class StreamOptions(ClientBody):
     include_usage: bool = False
 
 
-class Sampling(ClientBody):
+class Sampling(GenerateParameters):
     """What chat and completion requests have in common."""
 
     model: str | None = None
-    max_tokens: int | None = Field(None, gt=0)
-    temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, gt=0, le=1)
     n: int = Field(1, ge=1, le=MAX_CHOICES)
-    seed: int | None = None
-    stop: StrictStr | list[StrictStr] | None = None
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
-
-    def options(self, choice: int, max_tokens: int | None) -> GenerateOptions:
-        """What the engine is asked for the choice of that index."""
-        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
-        seed = None if self.seed is None else self.seed + choice
-        return GenerateOptions(max_tokens, self.temperature, self.top_p, seed, tuple(one for one in stop if one))
 
 
 class TextPart(BaseModel):
@@ -124,8 +123,8 @@ def router(served: Served | None) -> APIRouter:
             if not asked.stream:
                 return json_response(await work.whole())
             await held.enter_async_context(contextlib.aclosing(work.pieces))
-            first = await anext(work.pieces)
-            return HeldStream(held.pop_all(), work.events(first), "text/event-stream")
+            begun = preceded(await anext(work.pieces), work.pieces)
+            return HeldStream(held.pop_all(), work.events(begun), "text/event-stream")
         raise AssertionError  # the block above returns or raises
 
     @api.post("/v1/chat/completions", openapi_extra=json_body(ChatRequest), summary="OpenAI chat")
@@ -169,10 +168,12 @@ class _Work:
         return [prompt for prompt in given for _ in range(asked.n)]
 
     def _generate(self, prompt: str | Sequence[Message], choice: int) -> AsyncGenerator[Generated]:
-        limit = self._asked.max_tokens
-        if isinstance(self._asked, ChatRequest):
-            limit = self._asked.max_completion_tokens or limit
-        return self._engine.generate(prompt, self._asked.options(choice % self._asked.n, limit))
+        options = self._asked.options()
+        if isinstance(self._asked, ChatRequest) and self._asked.max_completion_tokens:
+            options = replace(options, max_tokens=self._asked.max_completion_tokens)
+        if options.seed is not None:
+            options = replace(options, seed=options.seed + choice % self._asked.n)
+        return self._engine.generate(prompt, options)
 
     async def whole(self) -> dict[str, Any]:
         """The answer in one."""
@@ -186,12 +187,12 @@ class _Work:
         kind = "chat.completion" if self._chat else "text_completion"
         return self._envelope(kind) | {"choices": choices, "usage": self._usage(last)}
 
-    async def events(self, first: tuple[int, Generated]) -> AsyncGenerator[bytes]:
+    async def events(self, pieces: AsyncIterator[tuple[int, Generated]]) -> AsyncGenerator[bytes]:
         """The answer as server-sent events."""
         kind = "chat.completion.chunk" if self._chat else "text_completion"
         last: dict[int, Generated] = {}
         try:
-            async for choice, piece in _preceded(first, self.pieces):
+            async for choice, piece in pieces:
                 if self._chat and choice not in last:
                     yield self._event(kind, [_delta(choice, {"role": "assistant", "content": ""}, None)])
                 last[choice] = piece
@@ -200,7 +201,7 @@ class _Work:
             if self._asked.stream_options.include_usage:
                 yield self._event(kind, [], usage=self._usage(last))
         except ServeAppError as error:
-            yield b"data: " + orjson.dumps(envelope(error)) + b"\n\n"
+            yield event(envelope(error))
         yield b"data: [DONE]\n\n"
 
     def _part(self, choice: int, piece: Generated) -> dict[str, Any]:
@@ -221,7 +222,7 @@ class _Work:
         return {"id": self._id, "object": kind, "created": self._created, "model": self._model}
 
     def _event(self, kind: str, choices: list[dict[str, Any]], **more: Any) -> bytes:
-        return b"data: " + orjson.dumps(self._envelope(kind) | {"choices": choices, **more}) + b"\n\n"
+        return event(self._envelope(kind) | {"choices": choices, **more})
 
 
 def _delta(index: int, delta: dict[str, str], finish_reason: str | None) -> dict[str, Any]:
@@ -257,11 +258,3 @@ async def _together(generations: list[AsyncGenerator[Generated]]) -> AsyncGenera
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _preceded(
-    first: tuple[int, Generated], rest: AsyncIterator[tuple[int, Generated]]
-) -> AsyncGenerator[tuple[int, Generated]]:
-    yield first
-    async for piece in rest:
-        yield piece

@@ -8,19 +8,23 @@ import contextlib
 from collections.abc import AsyncGenerator
 from typing import Annotated, Any
 
-import orjson
 from fastapi import APIRouter, Request
 from pydantic import BeforeValidator, Field, StrictStr
 from starlette.responses import Response
 
 from deployments.engines import Generated, GenerateEngine, GenerateOptions
 from deployments.errors import ModelNotFound, ServeAppError
-from deployments.protocols.app import ClientBody, HeldStream, Served, json_body, json_response, read_json
-
-
-def as_list(given: object) -> object:
-    """One stop string is as good as a list of it."""
-    return [given] if isinstance(given, str) else given
+from deployments.protocols.app import (
+    ClientBody,
+    HeldStream,
+    Served,
+    as_list,
+    event,
+    json_body,
+    json_response,
+    preceded,
+    read_json,
+)
 
 
 class GenerateParameters(ClientBody):
@@ -74,8 +78,8 @@ def router(served: Served | None) -> APIRouter:
             engine: GenerateEngine = await held.enter_async_context(found.engine(request))
             pieces = engine.generate(asked.text_input, asked.parameters.options())
             await held.enter_async_context(contextlib.aclosing(pieces))
-            first = await anext(pieces)  # what is wrong from the start is said with its status
-            return HeldStream(held.pop_all(), _events(_named(model, asked), first, pieces), "text/event-stream")
+            begun = preceded(await anext(pieces), pieces)
+            return HeldStream(held.pop_all(), _events(_named(model, asked), begun), "text/event-stream")
         raise AssertionError  # the block above returns or raises
 
     return api
@@ -92,14 +96,9 @@ def _named(model: str, asked: GenerateRequest) -> dict[str, object]:
     return named | ({"id": asked.id} if asked.id else {})
 
 
-async def _events(named: dict[str, object], first: Generated, rest: AsyncGenerator[Generated]) -> AsyncGenerator[bytes]:
+async def _events(named: dict[str, object], pieces: AsyncGenerator[Generated]) -> AsyncGenerator[bytes]:
     try:
-        yield _event(named | {"text_output": first.text})
-        async for piece in rest:
-            yield _event(named | {"text_output": piece.text})
+        async for piece in pieces:
+            yield event(named | {"text_output": piece.text})
     except ServeAppError as error:
-        yield _event({"error": error.message})
-
-
-def _event(content: dict[str, object]) -> bytes:
-    return b"data: " + orjson.dumps(content) + b"\n\n"
+        yield event({"error": error.message})
