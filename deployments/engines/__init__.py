@@ -6,6 +6,7 @@ a thread of its own, and knows nothing of HTTP. Adding one is adding its file.
 
 import asyncio
 import importlib
+import os
 import pkgutil
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -40,6 +41,11 @@ class LoadContext:
     """Where requests will come, for engines with asyncio parts of their own; it runs while the engine loads."""
     aliases: Callable[[], Sequence[str]] = tuple
     """Further names of the model now, for engines that check the names that requests give."""
+
+    @property
+    def threads(self) -> int:
+        """CPU threads to compute with: the replica's whole CPUs, or every core where it reserves a part of one."""
+        return int(self.cpus) if self.cpus >= 1 else os.cpu_count() or 1
 
 
 class Engine(Protocol):

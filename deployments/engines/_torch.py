@@ -1,6 +1,5 @@
 """What the engines built on torch and sentence-transformers share. Knows no task."""
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -51,7 +50,7 @@ class Compute:
         device = choose_device(options.device, context.gpus)
         if device.type != "cpu":
             return cls(device, 1, 1)
-        threads = options.threads or (int(context.cpus) if context.cpus >= 1 else os.cpu_count() or 1)
+        threads = options.threads or context.threads
         workers = min(threads, CPU_WORKERS)
         return cls(device, workers, threads // workers)
 

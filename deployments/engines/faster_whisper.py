@@ -5,7 +5,6 @@ clip is not stuck behind a long file. Knows nothing of audio files or of OpenAI'
 """
 
 import contextlib
-import os
 import threading
 from collections.abc import AsyncGenerator, Generator, Iterable, Iterator
 from pathlib import Path
@@ -84,7 +83,7 @@ class Engine:
                 str(path),
                 device=device,
                 compute_type=options.compute_type,
-                cpu_threads=options.threads or (int(context.cpus) if context.cpus >= 1 else os.cpu_count() or 1),
+                cpu_threads=options.threads or context.threads,
                 local_files_only=True,
             )
         except ValueError as error:

@@ -8,7 +8,6 @@ made. For CPUs and for models that vLLM lacks; knows nothing of HTTP or of OpenA
 import asyncio
 import importlib
 import math
-import os
 import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
@@ -125,7 +124,7 @@ class Engine:
         """Read a causal LM's folder. Raises `LoadError` for a context that the model has not."""
         context.progress("importing transformers")
         self._library: Any = importlib.import_module("transformers")  # its types lag behind it
-        threads = options.threads or (int(context.cpus) if context.cpus >= 1 else os.cpu_count() or 1)
+        threads = options.threads or context.threads
         self._compute_on = Compute(choose_device(options.device, context.gpus), 1, threads)
         dtype = "float32" if self._compute_on.device.type == "cpu" and options.dtype == "auto" else options.dtype
         self._tokenizer = self._library.AutoTokenizer.from_pretrained(path, local_files_only=True)

@@ -9,7 +9,6 @@ import contextlib
 import functools
 import gc
 import json
-import os
 import pickle
 import re
 import textwrap
@@ -78,9 +77,8 @@ class Engine:
         """Read a checkpoint folder as of hf://coqui/XTTS-v2. Raises `LoadError` for one that is not."""
         _check_files(path)
         device = choose_device(options.device, context.gpus)
-        cores = int(context.cpus) if context.cpus >= 1 else os.cpu_count() or 1
         self._options = options
-        self._compute_on = Compute(device, options.copies, max(1, cores // options.copies))
+        self._compute_on = Compute(device, options.copies, max(1, context.threads // options.copies))
         context.progress("importing coqui-tts, reading weights")
         models = [_read_model(path, device) for _ in range(options.copies)]
         config, speakers = models[0].config, models[0].speaker_manager
