@@ -14,6 +14,8 @@ from deployments.engines.transformers import Engine, Options
 from deployments.sources import resolve
 from tests.engines.loading import loaded
 
+pytestmark = pytest.mark.slow
+
 FOLDER = resolve("pypi://deployments.embedded_llm", lambda _: None)
 DATA = YAML(typ="safe").load(FOLDER / "questions.yaml")
 TRAINED = [(question, one["answer"]) for one in DATA["answers"] for question in one["questions"]]

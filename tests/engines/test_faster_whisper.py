@@ -19,6 +19,8 @@ from deployments.errors import BadRequest, LoadError
 from tests.engines.loading import loaded
 from tests.sounds import CONTAINERS, audio_file
 
+pytestmark = pytest.mark.slow
+
 ENGLISH = TranscribeOptions(language="en")
 
 

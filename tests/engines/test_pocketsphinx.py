@@ -16,6 +16,8 @@ from deployments.errors import BadRequest, EngineError, LoadError
 from tests.engines.loading import loaded
 from tests.sounds import package_folder
 
+pytestmark = pytest.mark.slow
+
 RATE_HZ = 16_000
 NUMBERS, TIME, TEST, PRESIDENT = SENTENCES = (
     "one two three four five six seven",

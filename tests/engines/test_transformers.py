@@ -17,6 +17,8 @@ from deployments.engines.transformers import INCOMPLETE, Engine, Options, TextSt
 from deployments.errors import BadRequest, EngineError, LoadError, QueueFull
 from tests.engines.loading import loaded
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(deployments.__file__).parent / "embedded_llm"
 QUESTIONS = (
     *("What is this?", "Who are you?", "How do I stop it?", "Which models are there?"),
