@@ -8,7 +8,7 @@ import asyncio
 import importlib
 import os
 import pkgutil
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
@@ -19,8 +19,9 @@ from starlette.types import ASGIApp
 
 from deployments.errors import BadRequest
 from deployments.settings import Frozen
+from deployments.tensors import Array, TensorSpec
 
-Task = Literal["embed", "rerank", "transcribe", "speak", "generate"]
+Task = Literal["embed", "rerank", "transcribe", "speak", "generate", "predict"]
 Truncate = Literal["end", "error"]
 Text = str | list[int]
 """A text, or the ids of its tokens in the model's own vocabulary."""
@@ -252,6 +253,25 @@ class GenerateEngine(Engine, Protocol):
 
         Closing the iterator stops the work. Raises `BadRequest`, before the first piece, for a prompt that
         leaves no room in the context, with the numbers, and for a chat that the model cannot take.
+        """
+
+
+class PredictEngine(Engine, Protocol):
+    app: ASGIApp | None
+    """The model's own ASGI app, which answers what no protocol here does; None where there is none."""
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    """The first of them is what is answered where a request names none."""
+    named: bool
+    """Whether requests must call the inputs by their names; a model's only input may otherwise have any."""
+
+    async def predict(
+        self, tensors: Mapping[str, Array], outputs: Sequence[str], parameters: Mapping[str, Any]
+    ) -> dict[str, Array]:
+        """Named arrays to named arrays.
+
+        `tensors` have the names, datatypes and shapes of `inputs`; `outputs` are the names that are wanted,
+        none for the model's default. Raises `BadRequest` for values that the model cannot take.
         """
 
 

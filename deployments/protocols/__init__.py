@@ -21,6 +21,7 @@ ROUTERS: dict[Task, tuple[Router, ...]] = {
     "transcribe": (audio.transcribe_router, v1.transcribe_router),
     "speak": (audio.speak_router, v1.speak_router),
     "generate": (v1.generate_router, v2_generate.router, generate.router),
+    "predict": (),
 }
 """The protocols of each task; one that takes whatever path is left comes last."""
 
