@@ -16,10 +16,11 @@ from pydantic import ValidationError
 
 from deployments import engines, sources
 from deployments.asgi import Answer, BodyBytes, Head, run_stream, run_unary
-from deployments.engines import Engine, LoadContext, Task
+from deployments.engines import Engine, LoadContext
 from deployments.errors import LoadError
 from deployments.gpu import free_bytes, used_bytes
 from deployments.life import Life
+from deployments.metrics import TokenTimes
 from deployments.protocols import ROUTERS, models
 from deployments.protocols.app import ModelStatus, build_app
 from deployments.settings import ModelIdentity, ModelSettings
@@ -50,6 +51,8 @@ class ModelReplica:
                 *(make(self) for make in ROUTERS[task]),
             ],
         )
+        timed = task == "generate"
+        self._streaming_app = TokenTimes(self.identity.name).measured(self._app) if timed else self._app
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Have the model as `user_config` (a dumped `ModelSettings`) says. Returns at once, raises nothing."""
@@ -67,7 +70,7 @@ class ModelReplica:
 
     async def stream(self, head: Head, body: BodyBytes) -> AsyncIterator[Answer | bytes]:
         """One request, answered as it comes."""
-        async for piece in run_stream(self._app, head, body):
+        async for piece in run_stream(self._streaming_app, head, body):
             yield piece
 
     async def check_health(self) -> None:
@@ -97,14 +100,16 @@ class ModelReplica:
             progress=self._life.progress,
             failure=self._life.failure,
             pid=os.getpid(),
+            adapters=self.adapters(),
         )
 
     async def report(self) -> ModelStatus:
         """`status()`, for the gateway."""
         return self.status()
 
-    def _listed(self) -> list[tuple[str, tuple[str, ...], Task, str]]:
-        return [(self.identity.name, self.settings.aliases, self._engine_class.task, self.settings.note)]
+    async def _listed(self) -> list[models.Listing]:
+        task, note = self._engine_class.task, self.settings.note
+        return [models.Listing(self.identity.name, self.settings.aliases, task, note, self.adapters())]
 
     async def _states(self) -> list[ModelStatus]:
         return [self.status()]
@@ -112,6 +117,10 @@ class ModelReplica:
     def dimensions(self) -> int | None:
         """Length of this model's vectors, if it makes vectors and is loaded."""
         return getattr(self._life.loaded(), "dimensions", None)
+
+    def adapters(self) -> tuple[str, ...]:
+        """Names of the LoRA adapters that the engine has, if it has such."""
+        return tuple(getattr(self._life.loaded(), "adapters", tuple)())
 
     def _load(self, wanted: dict[str, Any], progress: Callable[[str], None]) -> Engine:
         """Fetch the files and load an engine on them. Blocks; raises what `Life` turns into the reason."""

@@ -49,6 +49,8 @@ class Limits(Frozen):
     max_inputs: int = Field(2048, gt=0, description="texts, documents or pairs in one request")
     max_queue: int = Field(100_000, gt=0, description="inputs waiting for the engine before requests get 429")
     max_audio: DurationS = Field(4 * 3600.0, description="length of an audio file, as in 30m or 4h")
+    max_choices: int = Field(128, gt=0, description="texts that one request may have generated: `n` for each prompt")
+    max_stops: int = Field(64, gt=0, description="stop strings of one request")
     max_characters: int = Field(4096, gt=0, description="characters of a text to be spoken")
 
 

@@ -7,8 +7,8 @@ It answers itself only what is about all models at once: lists, health, docs.
 
 import asyncio
 import logging
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 import orjson
@@ -17,7 +17,7 @@ from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deployments.asgi import Head
-from deployments.engines import Task
+from deployments.errors import ModelNotFound
 from deployments.protocols import ROUTERS, models
 from deployments.protocols.app import ModelStatus, build_app
 from deployments.settings import Frozen
@@ -28,6 +28,7 @@ from serve_app.resolve import ModelEntry, Open, Own, Routes, Target
 from serve_app.uploads import Room, read_body
 
 log = logging.getLogger("serve_app")
+Found = TypeVar("Found")
 
 OWN = frozenset({"/", "/docs", "/docs/oauth2-redirect", "/openapi.json", "/v1/models", "/v2", "/v2/models"}) | {
     "/v2/health/live",
@@ -54,6 +55,7 @@ class Gateway:
         self._routes = Routes(())
         self._room = Room(lambda: self._settings.max_reading)
         self._own: ASGIApp = build_app("serve_app", [])
+        self._adapters: dict[str, tuple[str, ...]] = {}
         self._came_up: set[str] = set()
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
@@ -63,7 +65,7 @@ class Gateway:
         except ValueError:
             log.exception("these gateway settings are not valid; the old ones stay in force")
             return
-        self._routes = Routes(self._settings.models)
+        self._routes = Routes(self._settings.models, self._adapters)
         tasks = {model.task: None for model in self._settings.models}
         documented = [make(None) for task in tasks for make in ROUTERS[task]]
         self._own = build_app(
@@ -76,7 +78,8 @@ class Gateway:
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request: resolved, then carried or answered here."""
         headers = dict(reversed(scope["headers"]))
-        found = self._routes.resolve(scope["path"], headers.get(b"host", b"").decode("latin-1").lower(), OWN)
+        host = headers.get(b"host", b"").decode("latin-1").lower()
+        found = await self._known(lambda: self._routes.resolve(scope["path"], host, OWN))
         if isinstance(found, Own):
             own = {**scope, "path": found.root_path + found.path, "root_path": found.root_path}
             await self._own(own, receive, send)
@@ -100,7 +103,28 @@ class Gateway:
             name = await asyncio.to_thread(model_named_in, kind, body)
         else:
             name = model_named_in(kind, body)
-        return self._routes.choose(target, name or model_queried(scope["query_string"]))
+        name = name or model_queried(scope["query_string"])
+        return await self._known(lambda: self._routes.choose(target, name))
+
+    async def _known(self, find: Callable[[], Found]) -> Found:
+        """What is found, asked again where a name was not known: it may be that of an adapter loaded since."""
+        try:
+            return find()
+        except ModelNotFound:
+            if not await self._learn_adapters():
+                raise
+            return find()
+
+    async def _learn_adapters(self) -> bool:
+        """Ask the models that can have adapters for the names of them. Whether there was news."""
+        able = [entry.name for entry in self._settings.models if entry.task == "generate"]
+        states = await asyncio.gather(*(self._carriers[name].status() for name in able))
+        found = {name: state.adapters for name, state in zip(able, states, strict=True) if state}
+        news = found != self._adapters
+        if news:
+            self._adapters = found
+            self._routes = Routes(self._settings.models, found)
+        return news
 
     async def _states(self) -> list[ModelStatus]:
         """Every model's state, asked of all at once."""
@@ -111,8 +135,12 @@ class Gateway:
             for entry, status in zip(entries, found, strict=True)
         ]
 
-    def _listed(self) -> list[tuple[str, tuple[str, ...], Task, str]]:
-        return [(model.name, model.aliases, model.task, model.note) for model in self._settings.models]
+    async def _listed(self) -> list[models.Listing]:
+        await self._learn_adapters()
+        return [
+            models.Listing(model.name, model.aliases, model.task, model.note, self._adapters.get(model.name, ()))
+            for model in self._settings.models
+        ]
 
 
 def _head(scope: Scope, target: Target) -> Head:

@@ -29,6 +29,7 @@ class Instance:
     port: int
     ray_port: int
     dashboard_port: int
+    metrics_port: int
     token: str
     catalog: str
 
@@ -37,6 +38,11 @@ class Instance:
         """Where its HTTP is."""
         host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host
         return f"http://{host}:{self.port}"
+
+    @property
+    def metrics_url(self) -> str:
+        """Where Prometheus finds Ray's metrics and the models'."""
+        return f"http://127.0.0.1:{self.metrics_port}/metrics"
 
     def write(self) -> None:
         """Keep this, readable by its owner alone: it holds the control plane's token."""

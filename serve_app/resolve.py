@@ -5,7 +5,7 @@ First match wins (design: "How a request finds its model"):
 5. the only model that serves the endpoint's task. A Host alias also restricts the others.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fastapi.routing import APIRoute
@@ -72,9 +72,13 @@ class Own:
 class Routes:
     """The models of an application, looked up at a cost that does not grow with their number."""
 
-    def __init__(self, models: Sequence[ModelEntry]) -> None:
+    def __init__(self, models: Sequence[ModelEntry], adapters: Mapping[str, Sequence[str]] | None = None) -> None:
+        """`adapters` are the names of each model's LoRA adapters, by the model's name."""
         self.models = models
-        self._by_name = {label: model for model in models for label in (model.name, *model.aliases)}
+        adapters = adapters or {}
+        self._by_name = {label: model for model in models for label in adapters.get(model.name, ())}
+        # After the adapters': what the catalog names is never hidden by what was loaded since.
+        self._by_name |= {label: model for model in models for label in (model.name, *model.aliases)}
         self._by_host = {model.predictor: model for model in models}
         self._by_route = {model.route: model for model in models}
         self._depth = max((model.route.count("/") for model in models), default=0)

@@ -7,6 +7,7 @@ from rich.table import Table
 
 from deployments.engines import Task
 from serve_app.catalog import Catalog
+from serve_app.instance import Instance
 
 State = Mapping[str, str]
 COLOURS = {"ready": "green", "failed": "red"}
@@ -44,8 +45,9 @@ def states_table(states: Sequence[State]) -> Table:
     return table
 
 
-def show_urls(console: Console, url: str, catalog: Catalog, states: Sequence[State], took_s: float) -> None:
+def show_urls(console: Console, this: Instance, catalog: Catalog, states: Sequence[State], took_s: float) -> None:
     """Where each model is, and a request for each that can be copied."""
+    url = this.url
     by_name = {state["name"]: state for state in states}
     table = Table("Model", "Task", "Engine", "URL", "State", box=None)
     for model in catalog.models:
@@ -60,4 +62,5 @@ def show_urls(console: Console, url: str, catalog: Catalog, states: Sequence[Sta
         path, rest = EXAMPLES[model.task]
         request = f"curl {url}{model.route}{path} {rest % model.name}"
         console.print(request, markup=False, highlight=False, soft_wrap=True)
-    console.print(f"up after {took_s:.0f} s; docs at {url}/docs; Ctrl-C ends it", highlight=False)
+    where = f"; docs at {url}/docs; metrics at {this.metrics_url}; Ctrl-C ends it"
+    console.print(f"up after {took_s:.0f} s{where}", highlight=False)

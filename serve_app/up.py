@@ -55,6 +55,7 @@ def up(name: str, host: str, port: int, console: Console) -> int:
         port=port,
         ray_port=machine.free_port(),
         dashboard_port=machine.free_port(8265),
+        metrics_port=machine.free_port(8080),
         token=secrets.token_hex(32),
         catalog=str(catalogs.find(name).resolve()),
     )
@@ -64,7 +65,7 @@ def up(name: str, host: str, port: int, console: Console) -> int:
             _wait_for_ray(this, supervisor)
         _deploy(this, catalog)
         _watch_models(this, catalog, supervisor, console)
-        screen.show_urls(console, this.url, catalog, _health(this), time.monotonic() - began_s)
+        screen.show_urls(console, this, catalog, _health(this), time.monotonic() - began_s)
         while supervisor.poll() is None:
             time.sleep(POLL_S)
         raise StartError(f"Ray ended by itself. {_log_tail(port)}")
@@ -114,6 +115,7 @@ def _start_ray(this: Instance) -> subprocess.Popen[bytes]:
         f"--port={this.ray_port}",
         f"--dashboard-port={this.dashboard_port}",
         f"--dashboard-agent-listen-port={machine.free_port()}",
+        f"--metrics-export-port={this.metrics_port}",
         f"--ray-client-server-port={machine.free_port()}",
         *("--min-worker-port=0", "--max-worker-port=0"),
         f"--num-cpus={machine.cpus()}",

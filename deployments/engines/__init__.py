@@ -226,6 +226,8 @@ class GenerateOptions:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     """The text ends before the first of these, which is not part of it."""
+    adapter: str | None = None
+    """One of the engine's `adapters()`; None for the model itself."""
 
 
 class Generated(NamedTuple):
@@ -247,6 +249,9 @@ class GenerateEngine(Engine, Protocol):
     """The engine's own ASGI app, which answers every request as it is; None where `generate` is all there is."""
     context_length: int
     """Tokens that prompt and generated text may have together."""
+
+    def adapters(self) -> list[str]:
+        """Names of the LoRA adapters that are loaded now, each a model of its own to clients."""
 
     def generate(self, prompt: str | Sequence[Message], asked: GenerateOptions) -> AsyncGenerator[Generated]:
         """Continue a text, or answer a chat, piece by piece.

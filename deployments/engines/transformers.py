@@ -158,6 +158,10 @@ class Engine:
         """Whether the compute thread runs."""
         return self._batcher.alive()
 
+    def adapters(self) -> list[str]:
+        """None: adapters are for vLLM."""
+        return []
+
     async def generate(self, prompt: str | Sequence[Message], asked: GenerateOptions) -> AsyncGenerator[Generated]:
         """See `deployments.engines.GenerateEngine.generate`."""
         loop = asyncio.get_running_loop()

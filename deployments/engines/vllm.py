@@ -38,6 +38,7 @@ SYMBOLS = {
     "errored": "vllm.v1.engine.async_llm:AsyncLLM.errored",
     "get_supported_tasks": "vllm.v1.engine.async_llm:AsyncLLM.get_supported_tasks",
     "generate": "vllm.v1.engine.async_llm:AsyncLLM.generate",
+    "get_num_unfinished_requests": "vllm.v1.engine.async_llm:AsyncLLM.get_num_unfinished_requests",
     "shutdown": "vllm.v1.engine.async_llm:AsyncLLM.shutdown",
     "run_engine_core": "vllm.v1.engine.core:EngineCoreProc.run_engine_core",
     "worker_main": "vllm.v1.executor.multiproc_executor:WorkerProc.worker_main",
@@ -143,14 +144,20 @@ class Engine:
                 process.kill()
         psutil.wait_procs(left, END_S)
 
+    def adapters(self) -> list[str]:
+        """The adapters named in the options, and those loaded and unloaded since by vLLM's own endpoints."""
+        return list(self._adapters)
+
     async def generate(self, prompt: str | Sequence[ChatMessage], asked: GenerateOptions) -> AsyncGenerator[Generated]:
         """See `deployments.engines.GenerateEngine.generate`. A `max_tokens` beyond the context ends where that does."""
+        self._admit()
         try:
             rendered = await self._rendered(prompt)
             count = len(rendered["prompt_token_ids"])
             parameters = self._sampling(asked, self._room(count))
             made = 0
-            stream = self._llm.generate(rendered, parameters, f"generate-{next(_requests)}")
+            adapter = self._adapters.get(asked.adapter) if asked.adapter else None
+            stream = self._llm.generate(rendered, parameters, f"generate-{next(_requests)}", lora_request=adapter)
             async with contextlib.aclosing(stream) as outputs:
                 async for output in outputs:
                     piece = output.outputs[0]
@@ -204,15 +211,25 @@ class Engine:
         self._app.state.server = SimpleNamespace(should_exit=False)  # which vLLM tells to end when EngineCore dies
         self._renderer = held(self._app, "state.online_renderer")
         self._served = held(self._app, "state.openai_serving_models.registry.base_model_paths")
+        self._adapters: dict[str, Any] = held(self._app, "state.openai_serving_models.lora_requests")
+        self._at_once = int(held(llm, "vllm_config.scheduler_config.max_num_seqs"))
         self._defaults = held(llm, "model_config.get_diff_sampling_param")()
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The app of vLLM, which also serves the model's aliases, and stops computing when this is cancelled."""
+        if scope["method"] == "POST":
+            self._admit()
         names = [self._context.name, *self._context.aliases()]
         if names != [one.name for one in self._served]:
             # In place, because several of vLLM's objects hold this list.
             self._served[:] = [find("BaseModelPath")(name=name, model_path=str(self._path)) for name in names]
         await until_cancelled(self._app, scope, receive, send)
+
+    def _admit(self) -> None:
+        """Raise `QueueFull` when as many requests wait as may; vLLM itself would answer 503, without `Retry-After`."""
+        waiting = self._llm.get_num_unfinished_requests() - self._at_once
+        if waiting >= self._context.max_queue():
+            raise QueueFull(f"{waiting} requests wait for {self._context.name} already", retry_after_s=1)
 
 
 def parse(arguments: dict[str, Any]) -> Any:

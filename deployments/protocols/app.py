@@ -21,7 +21,7 @@ from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
 from deployments.engines import Task
-from deployments.errors import BadRequest, MethodNotAllowed, NotFound, ServeAppError
+from deployments.errors import BadRequest, MethodNotAllowed, ModelNotFound, NotFound, ServeAppError
 from deployments.protocols.dialects import response
 from deployments.settings import ModelIdentity, ModelSettings
 
@@ -51,6 +51,8 @@ class ModelStatus:
     progress: str = ""
     failure: str | None = None
     pid: int | None = None
+    adapters: tuple[str, ...] = ()
+    """Names of the LoRA adapters that it has loaded, which are models of their own to clients."""
 
 
 class Served(Protocol):
@@ -69,6 +71,17 @@ class Served(Protocol):
 
     def dimensions(self) -> int | None:
         """Length of its vectors, once that is known."""
+
+    def adapters(self) -> tuple[str, ...]:
+        """Names of its LoRA adapters, while it is loaded."""
+
+
+def check_name(served: Served | None, name: str) -> Served:
+    """The model, if that is its name, an alias of it or one of its adapters. Raises `ModelNotFound`."""
+    assert served, "the routers of the documentation are not called"
+    if name not in (served.identity.name, *served.settings.aliases, *served.adapters()):
+        raise ModelNotFound.named(name, [served.identity.name, *served.adapters()])
+    return served
 
 
 class HeldStream(StreamingResponse):

@@ -15,10 +15,9 @@ from typing import Any, Literal
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field, StrictStr
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
 
 from deployments.engines import Generated, GenerateEngine, Message
-from deployments.errors import BadRequest, NotFound, ServeAppError
+from deployments.errors import ServeAppError
 from deployments.protocols.app import (
     ClientBody,
     HeldStream,
@@ -30,9 +29,9 @@ from deployments.protocols.app import (
     read_json,
 )
 from deployments.protocols.dialects import envelope
+from deployments.protocols.hosted import Hosted, check_limits
 from deployments.protocols.v2_generate import GenerateParameters
 
-MAX_CHOICES = 16
 OF_AN_APP = (
     "/v1/responses",
     "/v1/messages",
@@ -43,6 +42,8 @@ OF_AN_APP = (
     "/v1/unload_lora_adapter",
 )
 """Endpoints at the root that only an engine's own app has; under the model's prefix it has all of its own."""
+GENERATING = ("/v1/responses", "/v1/messages")
+"""Those of them that generate."""
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
@@ -54,7 +55,7 @@ class Sampling(GenerateParameters):
     """What chat and completion requests have in common."""
 
     model: str | None = None
-    n: int = Field(1, ge=1, le=MAX_CHOICES)
+    n: int = Field(1, ge=1)
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
 
@@ -91,23 +92,6 @@ class CompletionRequest(Sampling):
     max_tokens: int | None = Field(16, gt=0)
 
 
-class _Hosted(Response):
-    """The answer of the engine's own app to the request as it came."""
-
-    def __init__(self, served: Served, request: Request) -> None:
-        super().__init__()
-        self._served, self._request = served, request
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        own = {key: value for key, value in scope.items() if key not in ("app", "router", "route", "endpoint")}
-        async with self._served.engine(self._request) as engine:
-            if engine.app is None:
-                raise NotFound(
-                    f"nothing at {scope['path']}: engine {self._served.status().engine!r} has no such endpoint"
-                )
-            await engine.app(own | {"path_params": {}}, receive, send)
-
-
 def router(served: Served | None) -> APIRouter:
     """The routes; `served` is None for documentation only."""
     api = APIRouter(tags=["generate"])
@@ -117,8 +101,9 @@ def router(served: Served | None) -> APIRouter:
         async with contextlib.AsyncExitStack() as held:
             engine: GenerateEngine = await held.enter_async_context(served.engine(request))
             if engine.app is not None:
-                return _Hosted(served, request)
+                return Hosted(served, request, generates=True)
             asked = await read_json(request, shape)
+            check_limits(await request.body(), served.settings.limits)
             work = _Work(asked, asked.model or served.identity.name, engine)
             if not asked.stream:
                 return json_response(await work.whole())
@@ -137,7 +122,7 @@ def router(served: Served | None) -> APIRouter:
 
     async def hosted(request: Request) -> Response:
         assert served
-        return _Hosted(served, request)
+        return Hosted(served, request, generates=request.url.path.endswith(GENERATING))
 
     for path in OF_AN_APP:
         api.add_api_route(path, hosted, methods=["POST"], summary=f"{path}, as vLLM answers it")
@@ -163,8 +148,6 @@ class _Work:
             given: list[str | Sequence[Message]] = [[message.plain() for message in asked.messages]]
         else:
             given = [asked.prompt] if isinstance(asked.prompt, str) else list(asked.prompt)
-        if len(given) * asked.n > MAX_CHOICES:
-            raise BadRequest(f"{len(given)} prompts of n={asked.n}: at most {MAX_CHOICES} in one request", param="n")
         return [prompt for prompt in given for _ in range(asked.n)]
 
     def _generate(self, prompt: str | Sequence[Message], choice: int) -> AsyncGenerator[Generated]:

@@ -6,19 +6,29 @@ Formats: OpenAI's models API; KServe V1; Open Inference Protocol (V2) REST.
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from importlib.metadata import version
+from typing import NamedTuple
 
 from fastapi import APIRouter
 from starlette.responses import Response
 
 from deployments.engines import Task
-from deployments.errors import MethodNotAllowed, ModelNotFound
-from deployments.protocols.app import ModelStatus, Served, json_response
+from deployments.errors import MethodNotAllowed
+from deployments.protocols.app import ModelStatus, Served, check_name, json_response
 
 SERVER = {"name": "serve-app", "version": version("serve-app"), "extensions": []}
 
-Listing = tuple[str, Sequence[str], Task, str]
-"""A model's name, its aliases, its task, and what people should know of its quality."""
-Listed = Callable[[], Sequence[Listing]]
+
+class Listing(NamedTuple):
+    """A model as lists show it; `note` is what people should know of its quality."""
+
+    name: str
+    aliases: Sequence[str]
+    task: Task
+    note: str
+    adapters: Sequence[str] = ()
+
+
+Listed = Callable[[], Awaitable[Sequence[Listing]]]
 States = Callable[[], Awaitable[Sequence[ModelStatus]]]
 
 
@@ -26,14 +36,15 @@ def model_list(models: Sequence[Listing]) -> dict[str, object]:
     """`GET /v1/models` for these models: both dialects at once."""
     return {
         "object": "list",
-        "data": [_card(id, name, task, note) for name, aliases, task, note in models for id in (name, *aliases)],
-        "models": [name for name, *_ in models],
+        "data": [_card(id, model) for model in models for id in (model.name, *model.aliases, *model.adapters)],
+        "models": [name for model in models for name in (model.name, *model.adapters)],
     }
 
 
-def _card(id: str, name: str, task: Task, note: str) -> dict[str, object]:
-    card = {"id": id, "object": "model", "created": 0, "owned_by": "serve-app", "root": name, "task": task}
-    return card | ({"description": note} if note else {})
+def _card(id: str, model: Listing) -> dict[str, object]:
+    card = {"id": id, "object": "model", "created": 0, "owned_by": "serve-app", "root": model.name, "task": model.task}
+    card |= {"parent": model.name} if id in model.adapters else {}
+    return card | ({"description": model.note} if model.note else {})
 
 
 def tensors_of(task: Task, dimensions: int | None) -> dict[str, object]:
@@ -92,7 +103,7 @@ def server_router(listed: Listed, states: States, came_up: set[str]) -> APIRoute
 
     @api.get("/v1/models", summary="List of models (OpenAI and KServe V1)")
     async def list_models() -> Response:
-        return json_response(model_list(listed()))
+        return json_response(model_list(await listed()))
 
     @api.get("/v2", summary="Server metadata")
     async def server() -> Response:
@@ -100,7 +111,7 @@ def server_router(listed: Listed, states: States, came_up: set[str]) -> APIRoute
 
     @api.get("/v2/models", summary="Names of the models")
     async def names() -> Response:
-        return json_response({"models": [name for name, *_ in listed()]})
+        return json_response({"models": model_list(await listed())["models"]})
 
     @api.get("/v2/health/live", summary="Liveness")
     async def live() -> Response:
@@ -119,35 +130,35 @@ def router(served: Served) -> APIRouter:
     """The routes about one model."""
     api = APIRouter(tags=["model"])
 
-    def mine(name: str) -> Served:
-        if name not in (served.identity.name, *served.settings.aliases):
-            raise ModelNotFound.named(name, [served.identity.name])
-        return served
-
     @api.get("/v1/models/{model:path}", summary="One model (OpenAI and KServe V1)")
     async def one_model(model: str) -> Response:
         if model.endswith((":predict", ":explain")):
             raise MethodNotAllowed(f"GET is not allowed on /v1/models/{model}; it takes POST")
-        found = mine(model)
+        found = check_name(served, model)
         found.check()
         status = found.status()
-        return json_response(
-            {"name": status.name, "ready": True, **_card(model, status.name, status.task, found.settings.note)}
-        )
+        listing = Listing(status.name, found.settings.aliases, status.task, found.settings.note, status.adapters)
+        return json_response({"name": _named(model, status), "ready": True, **_card(model, listing)})
 
     @api.get("/v2/models/{model:path}/ready", summary="Model readiness")
     async def model_ready(model: str) -> Response:
-        found = mine(model)
+        found = check_name(served, model)
         found.check()
         status = found.status()
         update = {"reason": f"the newest settings are not in force: {status.failure}"} if status.failure else {}
-        return json_response({"name": found.identity.name, "ready": True, **update})
+        return json_response({"name": _named(model, status), "ready": True, **update})
 
     @api.get("/v2/models/{model:path}", summary="Model metadata")
     async def metadata(model: str) -> Response:
-        found = mine(model)
+        found = check_name(served, model)
         status = found.status()
         tensors = tensors_of(status.task, found.dimensions())
-        return json_response({"name": status.name, "versions": [], "platform": f"serve-app-{status.engine}", **tensors})
+        named = {"name": _named(model, status), "versions": [], "platform": f"serve-app-{status.engine}"}
+        return json_response(named | tensors)
 
     return api
+
+
+def _named(asked: str, status: ModelStatus) -> str:
+    """What a model calls itself when asked by that name: aliases are other words for it, adapters are not."""
+    return asked if asked in status.adapters else status.name

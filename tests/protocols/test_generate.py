@@ -27,6 +27,9 @@ class Engine:
         self.asked: list[GenerateOptions] = []
         self.open = 0
 
+    def adapters(self) -> list[str]:
+        return ["fr"]
+
     async def generate(self, prompt: str | Sequence[Message], asked: GenerateOptions) -> AsyncGenerator[Generated]:
         self.asked.append(asked)
         words = (prompt if isinstance(prompt, str) else prompt[-1].content).split()
@@ -53,6 +56,9 @@ class Served:
 
     def status(self) -> ModelStatus:
         return ModelStatus("m", "generate", "fake", "ready")
+
+    def adapters(self) -> tuple[str, ...]:
+        return tuple(self.loaded.adapters())
 
     @asynccontextmanager
     async def engine(self, _request: object) -> AsyncIterator[Engine]:
@@ -137,7 +143,8 @@ async def test_a_stream_that_fails_at_once_has_a_status_and_later_an_event(serve
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "wizard", "content": "x"}]}, "messages"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, "messages"),
-        ({"messages": [{"role": "user", "content": "x"}], "n": 17}, "n"),
+        ({"messages": [{"role": "user", "content": "x"}], "n": 129}, "n"),
+        ({"messages": [{"role": "user", "content": "x"}], "stop": ["x"] * 65}, "stop"),
         ({"messages": [{"role": "user", "content": "x"}], "temperature": 3}, "temperature"),
         ({"messages": [{"role": "user", "content": "x"}], "max_tokens": 0}, "max_tokens"),
     ],
@@ -165,6 +172,29 @@ async def test_an_engines_own_app_answers_every_path_as_it_is() -> None:
         assert (answer.status_code, answer.text) == (418, f'{method} {path} {{"a":1}}')
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/v1/chat/completions", {"n": 129}, "n"),
+        ("/v1/completions", {"prompt": ["a", "b"], "n": 65}, "n"),
+        ("/v1/completions", {"prompt": ["a", "b"], "best_of": 65}, "best_of"),
+        ("/v1/completions", {"prompt": [[1, 2]] * 129}, "prompt"),
+        ("/v1/responses", {"stop": ["x"] * 65}, "stop"),
+        ("/v1/messages", {"stop_sequences": ["x"] * 65}, "stop_sequences"),
+    ],
+)
+async def test_limits_hold_before_an_engines_own_app(path: str, body: dict[str, Any], param: str) -> None:
+    answer = await ask(Served(Engine(PlainTextResponse("reached"))), path, **body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == param
+
+
+@pytest.mark.parametrize("body", [{"n": 128}, {"prompt": [1] * 5000}, {"n": "many"}, {"stop": None, "n": None}])
+async def test_what_is_within_the_limits_reaches_it(body: dict[str, Any]) -> None:
+    answer = await ask(Served(Engine(PlainTextResponse("reached"))), "/v1/completions", **body)
+    assert answer.text == "reached"
+
+
 async def test_the_documentation_of_these_routes_takes_no_other_path() -> None:
     app = build_app("docs", [generate.router(None)])
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client:
@@ -185,6 +215,8 @@ async def test_kserves_ways(served: Served) -> None:
     answer = await ask(served, "/v2/models/gpt/generate", text_input="a b", parameters=parameters, id="7")
     assert answer.json() == {"model_name": "gpt", "model_version": None, "id": "7", "text_output": "ab"}
     assert served.loaded.asked[-1] == GenerateOptions(3, None, None, None, ("x",))
+    await ask(served, "/v2/models/fr/generate", text_input="a b")
+    assert served.loaded.asked[-1].adapter == "fr"
     answer = await ask(served, "/v2/models/m/generate_stream", text_input="a b")
     texts = [orjson.loads(block.removeprefix("data: "))["text_output"] for block in answer.text.strip().split("\n\n")]
     assert texts == ["a", "b"]

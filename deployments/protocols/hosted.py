@@ -1,0 +1,70 @@
+"""A request handed to the engine's own ASGI app as it came, within the model's limits.
+
+Knows no protocol's shapes beyond the few fields that are limited.
+"""
+
+import orjson
+from fastapi import Request
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+from deployments.errors import BadRequest, NotFound
+from deployments.protocols.app import Served
+from deployments.settings import Limits
+
+
+class Hosted(Response):
+    """The answer of the engine's own app; `generates` says whether the request is one for generated texts."""
+
+    def __init__(self, served: Served, request: Request, generates: bool = False) -> None:
+        super().__init__()
+        self._served, self._request, self._generates = served, request, generates
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        own = {key: value for key, value in scope.items() if key not in ("app", "router", "route", "endpoint")}
+        if self._generates:
+            body = await self._request.body()
+            check_limits(body, self._served.settings.limits)
+            receive = _preceded(body, receive)
+        async with self._served.engine(self._request) as engine:
+            if engine.app is None:
+                raise NotFound(
+                    f"nothing at {scope['path']}: engine {self._served.status().engine!r} has no such endpoint"
+                )
+            await engine.app(own | {"path_params": {}}, receive, send)
+
+
+def check_limits(body: bytes, limits: Limits) -> None:
+    """Raise `BadRequest` if a body asks for more texts or has more stop strings than one request may.
+
+    Only what is there in the right types is looked at; the rest is for who answers the request to refuse.
+    """
+    try:
+        asked = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return
+    if not isinstance(asked, dict):
+        return
+    prompt = asked.get("prompt")
+    prompts = len(prompt) if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else 1
+    for name in ("n", "best_of"):
+        choices = asked.get(name)
+        if isinstance(choices, int) and choices * prompts > limits.max_choices:
+            have = f"{name}={choices}" + (f" for each of {prompts} prompts" if prompts > 1 else "")
+            raise BadRequest(f"{have}: at most {limits.max_choices} texts in one request", param=name)
+    if prompts > limits.max_choices:
+        raise BadRequest(f"{prompts} prompts: at most {limits.max_choices} in one request", param="prompt")
+    for name in ("stop", "stop_sequences"):
+        stops = asked.get(name)
+        if isinstance(stops, list) and len(stops) > limits.max_stops:
+            raise BadRequest(f"{len(stops)} stop strings: at most {limits.max_stops} in one request", param=name)
+
+
+def _preceded(body: bytes, rest: Receive) -> Receive:
+    """ASGI's `receive` that gives a body which was read already, then what is still to come."""
+    given: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> Message:
+        return given.pop() if given else await rest()
+
+    return receive
