@@ -1,0 +1,143 @@
+"""One model in this process: its life (`deployments.life`) joined with its ASGI app.
+
+Knows nothing of Ray and of other models; whoever hosts it says which share of the hardware it has.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+from fastapi import Request
+from pydantic import ValidationError
+from starlette.types import ASGIApp
+
+from deployments import engines, sources
+from deployments.engines import Engine, LoadContext
+from deployments.errors import LoadError
+from deployments.gpu import free_bytes, used_bytes
+from deployments.life import Life
+from deployments.metrics import TokenTimes
+from deployments.protocols import ROUTERS, models
+from deployments.protocols.app import ModelStatus, build_app
+from deployments.settings import ModelIdentity, ModelSettings
+
+SPARE_BYTES = 512 << 20
+LOADING_PATIENCE_S = 600.0
+"""How long a request waits for a model that is loading, however long its answer may take then."""
+
+
+class Model:
+    """A model that loads, answers through `app`, and says what it is doing.
+
+    `cpus` and `gpus` are what its host has reserved for it. The settings come by `configure()`.
+    """
+
+    def __init__(self, identity: ModelIdentity, cpus: float, gpus: float) -> None:
+        self.identity = identity
+        self.settings = ModelSettings(source="")
+        self._engine_class = engines.find(identity.engine)
+        self._cpus, self._gpus = cpus, gpus
+        self._footprint_bytes = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._life: Life[Engine] = Life(identity.name, self._load, self._fits_beside)
+        task = self._engine_class.task
+        self.app: ASGIApp = build_app(
+            f"{identity.name} ({task})",
+            [
+                models.server_router(self._listed, self._states, set()),
+                models.router(self),
+                *(make(self) for make in ROUTERS[task]),
+            ],
+        )
+        """What answers every request for this model."""
+        self.streaming_app = TokenTimes(identity.name).measured(self.app) if task == "generate" else self.app
+        """The same, for requests that are answered as streams."""
+
+    def configure(self, user_config: dict[str, Any]) -> None:
+        """Have the model as `user_config` (a dumped `ModelSettings`) says. Returns at once, raises nothing."""
+        self._loop = asyncio.get_running_loop()
+        try:
+            self.settings = ModelSettings.model_validate(user_config)
+        except ValidationError:
+            self._life.want(user_config)  # which will fail to load, with the reason, and leave what answers
+        else:
+            self._life.want({"source": self.settings.source, "options": self.settings.options})
+
+    async def close(self) -> None:
+        """Stop loading, and give the memory back."""
+        await self._life.close()
+
+    def alive(self) -> bool:
+        """Whether it can still compute, or never could: a model that failed to load is no reason for a new process."""
+        engine = self._life.loaded()
+        return engine is None or engine.alive()
+
+    def engine(self, request: Request) -> AbstractAsyncContextManager[Any]:
+        """The loaded engine, held for one request."""
+        return self._life.use(min(request.scope["serve_app.timeout_s"], LOADING_PATIENCE_S))
+
+    def check(self) -> None:
+        """Raise `ModelUnavailable` unless a version answers."""
+        self._life.check()
+
+    def status(self) -> ModelStatus:
+        """What it is doing now."""
+        return ModelStatus(
+            name=self.identity.name,
+            task=self._engine_class.task,
+            engine=self.identity.engine,
+            state=self._life.state,
+            progress=self._life.progress,
+            failure=self._life.failure,
+            pid=os.getpid(),
+            adapters=self.adapters(),
+        )
+
+    def dimensions(self) -> int | None:
+        """Length of this model's vectors, if it makes vectors and is loaded."""
+        return getattr(self._life.loaded(), "dimensions", None)
+
+    def adapters(self) -> tuple[str, ...]:
+        """Names of the LoRA adapters that the engine has, if it has such."""
+        return tuple(getattr(self._life.loaded(), "adapters", tuple)())
+
+    async def _listed(self) -> list[models.Listing]:
+        task, note = self._engine_class.task, self.settings.note
+        return [models.Listing(self.identity.name, self.settings.aliases, task, note, self.adapters())]
+
+    async def _states(self) -> list[ModelStatus]:
+        return [self.status()]
+
+    def _load(self, wanted: dict[str, Any], progress: Callable[[str], None]) -> Engine:
+        """Fetch the files and load an engine on them. Blocks; raises what `Life` turns into the reason."""
+        try:
+            settings = ModelSettings.model_validate(wanted)
+            options = self._engine_class.options_type.model_validate(settings.options)
+        except ValidationError as error:
+            raise LoadError(f"these settings are not valid: {_first(error)}") from error
+        path = sources.resolve(settings.source, progress)
+        context = LoadContext(
+            name=self.identity.name,
+            cpus=self._cpus,
+            gpus=self._gpus,
+            max_queue=lambda: self.settings.limits.max_queue,
+            progress=progress,
+            loop=self._loop,
+            aliases=lambda: self.settings.aliases,
+        )
+        before = used_bytes(self._gpus)
+        engine = self._engine_class()
+        engine.load(path, options, context)
+        self._footprint_bytes = max(0, used_bytes(self._gpus) - before)
+        return engine
+
+    def _fits_beside(self) -> bool:
+        """Whether what the last version took, and some to spare, is free."""
+        return free_bytes(self._gpus) > self._footprint_bytes + SPARE_BYTES
+
+
+def _first(error: ValidationError) -> str:
+    one = error.errors(include_url=False)[0]
+    return f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}"
