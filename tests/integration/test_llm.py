@@ -203,7 +203,7 @@ def test_adapters_are_models_of_their_own(client: OpenAI, url: str, tmp_path: Pa
     texts = [httpx.post(f"{url}/v2/models/{m}/generate", json=body, timeout=60).json() for m in ("late", "llm")]
     assert texts[0]["model_name"] == "late"
     assert texts[0]["text_output"] != texts[1]["text_output"]
-    assert httpx.post(f"{url}/v1/unload_lora_adapter", json={"lora_name": "late"}).status_code == 200
+    assert httpx.post(f"{url}/llm/v1/unload_lora_adapter", json={"lora_name": "late"}).status_code == 200
     with pytest.raises(openai.NotFoundError):
         says("late")
     assert "late" not in names()
@@ -211,7 +211,7 @@ def test_adapters_are_models_of_their_own(client: OpenAI, url: str, tmp_path: Pa
 
 def test_a_full_queue_answers_429(url: str) -> None:
     many = {"model": "llm", "prompt": "Once upon a", "max_tokens": 480, "ignore_eos": True, "n": 120, "stream": True}
-    with contextlib.ExitStack() as held, httpx.Client(base_url=url, timeout=60) as client:
+    with httpx.Client(base_url=url, timeout=60) as client, contextlib.ExitStack() as held:
         for _ in range(20):
             answer = held.enter_context(client.stream("POST", "/llm/v1/completions", json=many))
             if answer.status_code != 200:
@@ -259,12 +259,17 @@ def engine_cores(application: Application) -> list[psutil.Process]:
     return [child for child in replica.children(recursive=True) if "EngineCore" in " ".join(child.cmdline())]
 
 
+def gone(process: psutil.Process) -> bool:
+    """Whether it has ended, also where nobody has asked how."""
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
 @pytest.mark.parametrize("victim", ["core", "replica"])
 def test_what_is_killed_comes_back_and_leaves_nothing(client: OpenAI, application: Application, victim: str) -> None:
     (core,) = engine_cores(application)
     (replica,) = application.replicas("llm")
     (core if victim == "core" else replica).kill()
-    application.until(lambda: not core.is_running() or core.status() == psutil.STATUS_ZOMBIE, 30)
+    application.until(lambda: gone(core), 30)
     application.until(lambda: {found.pid for found in application.replicas("llm")} - {replica.pid}, 90)
     application.until(lambda: answers(client), 240)
     assert len(engine_cores(application)) == 1
@@ -296,5 +301,5 @@ def test_up_that_is_killed_takes_vllm_with_it(catalog: dict[str, Any], tmp_path:
         session = alone.instance().session
         alone.process.kill()
         alone.process.wait(10)
-        alone.until(lambda: not [p for p in instance.processes(session) if p.status() != psutil.STATUS_ZOMBIE], 30)
-        assert not core.is_running()
+        alone.until(lambda: all(gone(process) for process in instance.processes(session)), 30)
+        assert gone(core)
