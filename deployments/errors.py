@@ -9,6 +9,7 @@ ServeAppError
 ├── PayloadTooLarge 413
 ├── HeadersTooLarge 431
 ├── QueueFull 429               try again later
+├── NotImplementedHere 501      KServe has it, and this model has not
 ├── EngineError 500             the model failed on this input
 ├── ReplicaLost 502             every replica that took the request died
 ├── ModelUnavailable 503        not loaded: `ModelLoading`, `ModelFailed`
@@ -89,6 +90,11 @@ class HeadersTooLarge(ServeAppError):
 
 class EngineError(ServeAppError):
     code = "engine_error"
+
+
+class NotImplementedHere(ServeAppError):
+    status = 501
+    code = "not_implemented"
 
 
 class ReplicaLost(ServeAppError):

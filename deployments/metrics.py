@@ -3,8 +3,9 @@
 Streams are timed where their bytes pass, in the model's replica. Knows nothing of what is answered.
 """
 
+import contextlib
 import time
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
 from typing import Any
 
 from ray.util.metrics import Counter, Histogram
@@ -12,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 STREAM = b"text/event-stream"
 FIRST_S = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0]
+PREDICT_S = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0]
 BETWEEN_S = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5]
 
 
@@ -58,6 +60,68 @@ class TokenTimes:
             await app(scope, receive, passed)
 
         return timed
+
+
+class Marks:
+    """When the parts of one request began, in seconds of the monotonic clock."""
+
+    def __init__(self) -> None:
+        self.began_s = self.predicting_s = self.writing_s = time.monotonic()
+
+    def predicting(self) -> None:
+        """The request is read."""
+        self.predicting_s = time.monotonic()
+
+    def writing(self) -> None:
+        """The model has answered."""
+        self.writing_s = time.monotonic()
+
+
+class PredictTimes:
+    """Counts and times of one model's V1 and V2 requests: KServe's metrics, and what Triton's statistics say."""
+
+    def __init__(self, model: str) -> None:
+        def histogram(name: str, says: str) -> Histogram:
+            made = Histogram(name, says, PREDICT_S, ("model_name",))
+            made.set_default_tags({"model_name": model})
+            return made
+
+        self._read = histogram("request_preprocess_seconds", "Reading a V1 or V2 request")
+        self._predict = histogram("request_predict_seconds", "The model's answer to a V1 or V2 request")
+        self._write = histogram("request_postprocess_seconds", "Writing the answer to a V1 or V2 request")
+        self._whole = histogram("kserve_inference_duration_seconds", "A V1 or V2 request, in the model's replica")
+        self._load = histogram("kserve_model_load_duration_seconds", "Loading the model")
+        self._count = Counter("kserve_inference_count", "V1 and V2 requests", ("model_name",))
+        self._count.set_default_tags({"model_name": model})
+        self.done = self.failed = 0
+        self.done_s = self.failed_s = self.predict_s = 0.0
+        self.last_s = 0.0
+        """When the last request came, in seconds since 1970."""
+
+    @contextlib.contextmanager
+    def request(self) -> Iterator[Marks]:
+        """Measures the block, which marks its parts; one that raises counts as failed."""
+        marks = Marks()
+        self._count.inc()
+        self.last_s = time.time()
+        try:
+            yield marks
+        except Exception:
+            self.failed += 1
+            self.failed_s += time.monotonic() - marks.began_s
+            raise
+        end_s = time.monotonic()
+        self._read.observe(marks.predicting_s - marks.began_s)
+        self._predict.observe(marks.writing_s - marks.predicting_s)
+        self._write.observe(end_s - marks.writing_s)
+        self._whole.observe(end_s - marks.began_s)
+        self.done += 1
+        self.done_s += end_s - marks.began_s
+        self.predict_s += marks.writing_s - marks.predicting_s
+
+    def loaded(self, took_s: float) -> None:
+        """The model was loaded."""
+        self._load.observe(took_s)
 
 
 def _events(body: bytes) -> int:

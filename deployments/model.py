@@ -5,6 +5,7 @@ Knows nothing of Ray and of other models; whoever hosts it says which share of t
 
 import asyncio
 import os
+import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -18,8 +19,8 @@ from deployments.engines import Engine, LoadContext
 from deployments.errors import LoadError
 from deployments.gpu import free_bytes, used_bytes
 from deployments.life import Life
-from deployments.metrics import TokenTimes
-from deployments.protocols import ROUTERS, models
+from deployments.metrics import PredictTimes, TokenTimes
+from deployments.protocols import PREDICTIONS, ROUTERS, models
 from deployments.protocols.app import ModelStatus, build_app
 from deployments.settings import ModelIdentity, ModelSettings
 
@@ -42,12 +43,13 @@ class Model:
         self._footprint_bytes = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._life: Life[Engine] = Life(identity.name, self._load, self._fits_beside)
+        self.times = PredictTimes(identity.name)
         task = self._engine_class.task
         self.app: ASGIApp = build_app(
             f"{identity.name} ({task})",
             [
                 models.server_router(self._listed, self._states, set()),
-                models.router(self),
+                models.router(PREDICTIONS[task], self),
                 *(make(self) for make in ROUTERS[task]),
             ],
         )
@@ -95,9 +97,9 @@ class Model:
             adapters=self.adapters(),
         )
 
-    def dimensions(self) -> int | None:
-        """Length of this model's vectors, if it makes vectors and is loaded."""
-        return getattr(self._life.loaded(), "dimensions", None)
+    def loaded(self) -> Engine | None:
+        """The engine, if one answers now."""
+        return self._life.loaded()
 
     def adapters(self) -> tuple[str, ...]:
         """Names of the LoRA adapters that the engine has, if it has such."""
@@ -127,10 +129,11 @@ class Model:
             loop=self._loop,
             aliases=lambda: self.settings.aliases,
         )
-        before = used_bytes(self._gpus)
+        before, began_s = used_bytes(self._gpus), time.monotonic()
         engine = self._engine_class()
         engine.load(path, options, context)
         self._footprint_bytes = max(0, used_bytes(self._gpus) - before)
+        self.times.loaded(time.monotonic() - began_s)
         return engine
 
     def _fits_beside(self) -> bool:

@@ -8,7 +8,7 @@ import re
 from datetime import timedelta
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
 _DURATION = re.compile(r"(?:(?P<h>\d+(?:\.\d+)?)h)?(?:(?P<m>\d+(?:\.\d+)?)m)?(?:(?P<s>\d+(?:\.\d+)?)s)?")
 
@@ -51,6 +51,7 @@ class Limits(Frozen):
     max_audio: DurationS = Field(4 * 3600.0, description="length of an audio file, as in 30m or 4h")
     max_choices: int = Field(128, gt=0, description="texts that one request may have generated: `n` for each prompt")
     max_stops: int = Field(64, gt=0, description="stop strings of one request")
+    max_decompressed: ByteSize = Field(ByteSize(256 << 20), description="a compressed body, once it is opened")
     max_characters: int = Field(4096, gt=0, description="characters of a text to be spoken")
 
 
@@ -69,3 +70,4 @@ class ModelSettings(Frozen):
     aliases: tuple[str, ...] = ()
     limits: Limits = Limits()
     note: str = ""
+    version: str = "1"

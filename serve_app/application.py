@@ -21,6 +21,7 @@ from serve_app import environment
 from serve_app.catalog import GATEWAY, Catalog, Model, Scaling
 from serve_app.gateway import Gateway, GatewaySettings
 from serve_app.resolve import ModelEntry
+from serve_app.rpc import SERVICERS
 
 MAX_ANSWER_BYTES = 1 << 30
 """What the gateway's gRPC channels accept in one answer; Ray's 4 MiB would lose larger ones."""
@@ -118,13 +119,18 @@ def scaling_options(scaling: Scaling) -> dict[str, Any]:
     }
 
 
-def serve_config(catalog: Catalog, path: Path, http: dict[str, Any]) -> dict[str, Any]:
+def serve_config(catalog: Catalog, path: Path, host: str, port: int, grpc_port: int) -> dict[str, Any]:
     """The Serve config (`serve deploy`, `PUT /api/serve/applications/`) of the catalog in file `path`.
 
     Deploying it again after a change of settings reconfigures the models concerned and no other.
     """
     return {
-        "http_options": http,
+        "http_options": {"host": host, "port": port},
+        "grpc_options": {
+            "port": grpc_port,
+            "grpc_servicer_functions": SERVICERS,
+            "enable_reflection": False,  # ours takes its place, which knows the service
+        },
         "applications": [
             {
                 "name": catalog.name,

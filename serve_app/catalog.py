@@ -86,6 +86,7 @@ class Model(Frozen):
         "transcription, whose answer begins with its end unless it is streamed",
     )
     limits: Limits = Limits()
+    version: str = Field("1", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="what V2's clients know as its version")
 
     @field_validator("engine")
     @classmethod
@@ -121,7 +122,12 @@ class Model(Frozen):
         """What `reconfigure()` tells a replica of it."""
         note = self.note or engines.find(self.engine).note
         return ModelSettings(
-            source=self.source, options=self.options, aliases=self.aliases, limits=self.limits, note=note
+            source=self.source,
+            options=self.options,
+            aliases=self.aliases,
+            limits=self.limits,
+            note=note,
+            version=self.version,
         )
 
 

@@ -15,7 +15,8 @@ app = typer.Typer(help="One Ray Serve application for a whole model stack.", no_
 catalog_app = typer.Typer(help="Catalogs: the files that say which models there are.", no_args_is_help=True)
 app.add_typer(catalog_app, name="catalog")
 
-Port = Annotated[int, typer.Option(help="HTTP port.", min=1, max=65535)]
+LAST_PORT = 65_535
+Port = Annotated[int, typer.Option(help="HTTP port.", min=1, max=LAST_PORT)]
 
 
 @app.command()
@@ -26,11 +27,15 @@ def up(
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Port = 8000,
+    grpc_port: Annotated[
+        int | None, typer.Option(help="Port of the Open Inference gRPC service. Default: 1000 above --port.")
+    ] = None,
 ) -> None:
     """Serve a catalog on this machine until Ctrl-C."""
     from serve_app import up as starting
 
-    raise typer.Exit(starting.up(catalog or environment.catalog_name(), host, port, _console()))
+    grpc_port = grpc_port or (port + 1000 if port + 1000 <= LAST_PORT else port - 1000)
+    raise typer.Exit(starting.up(catalog or environment.catalog_name(), host, port, grpc_port, _console()))
 
 
 @app.command()

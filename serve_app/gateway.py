@@ -25,6 +25,7 @@ from serve_app.carry import Carrier, pack
 from serve_app.edge import Edge, declared_bytes
 from serve_app.multipart import field_of
 from serve_app.resolve import ModelEntry, Open, Own, Routes, Target
+from serve_app.rpc import OpenInferenceMethods
 from serve_app.uploads import Room, read_body
 
 log = logging.getLogger("serve_app")
@@ -46,7 +47,7 @@ class GatewaySettings(Frozen):
     max_reading: int
 
 
-class Gateway:
+class Gateway(OpenInferenceMethods):
     """The Ray Serve deployment; `handles` lead to each model's replicas, by name."""
 
     def __init__(self, handles: Mapping[str, "DeploymentHandle[Any]"]) -> None:
@@ -57,6 +58,7 @@ class Gateway:
         self._own: ASGIApp = build_app("serve_app", [])
         self._adapters: dict[str, tuple[str, ...]] = {}
         self._came_up: set[str] = set()
+        self.http_app = Edge(self.answer, lambda: self._settings.max_body)
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Take over names, routes and limits. Settings that are not valid leave the old ones in force."""
@@ -67,13 +69,13 @@ class Gateway:
             return
         self._routes = Routes(self._settings.models, self._adapters)
         tasks = {model.task: None for model in self._settings.models}
-        documented = [make(None) for task in tasks for make in ROUTERS[task]]
+        documented = [make(None) for make in dict.fromkeys(make for task in tasks for make in ROUTERS[task])]
         self._own = build_app(
             "serve_app", [models.server_router(self._listed, self._states, self._came_up), *documented]
         )
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        return Edge(self.answer, lambda: self._settings.max_body)
+        return self.http_app
 
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request: resolved, then carried or answered here."""

@@ -27,6 +27,7 @@ class Instance:
     up_pid: int
     host: str
     port: int
+    grpc_port: int
     ray_port: int
     dashboard_port: int
     metrics_port: int

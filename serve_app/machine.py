@@ -75,8 +75,8 @@ def _pack(fractions: list[float], gpus: int) -> bool:
     return True
 
 
-def check_port(host: str, port: int) -> None:
-    """Raise `MachineError` naming the process that holds the port, if one does."""
+def check_port(host: str, port: int, option: str) -> None:
+    """Raise `MachineError` naming the process that holds the port, if one does, and the option to choose another."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -85,7 +85,7 @@ def check_port(host: str, port: int) -> None:
         except OSError as error:
             raise MachineError(
                 f"Port {port} on {host} cannot be had: {_holder(port) or error.strerror}. "
-                f"End that first, or choose another port: --port {port + 1}"
+                f"End that first, or choose another port: {option} {port + 1}"
             ) from error
 
 

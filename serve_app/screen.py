@@ -62,5 +62,5 @@ def show_urls(console: Console, this: Instance, catalog: Catalog, states: Sequen
         path, rest = EXAMPLES[model.task]
         request = f"curl {url}{model.route}{path} {rest % model.name}"
         console.print(request, markup=False, highlight=False, soft_wrap=True)
-    where = f"; docs at {url}/docs; metrics at {this.metrics_url}; Ctrl-C ends it"
+    where = f"; gRPC on port {this.grpc_port}; docs at {url}/docs; metrics at {this.metrics_url}; Ctrl-C ends it"
     console.print(f"up after {took_s:.0f} s{where}", highlight=False)

@@ -40,10 +40,10 @@ class Stopped(Exception):
     """A signal asked for the end."""
 
 
-def up(name: str, host: str, port: int, console: Console) -> int:
+def up(name: str, host: str, port: int, grpc_port: int, console: Console) -> int:
     """Serve a catalog until a signal comes; the exit status. Raises `ServeAppError` when it cannot start."""
     catalog = catalogs.load(name)
-    _check(catalog, host, port)
+    _check(catalog, host, port, grpc_port)
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
     signal.signal(signal.SIGHUP, _stop)
@@ -53,6 +53,7 @@ def up(name: str, host: str, port: int, console: Console) -> int:
         up_pid=psutil.Process().pid,
         host=host,
         port=port,
+        grpc_port=grpc_port,
         ray_port=machine.free_port(),
         dashboard_port=machine.free_port(8265),
         metrics_port=machine.free_port(8080),
@@ -91,7 +92,7 @@ def down(port: int) -> bool:
     return True
 
 
-def _check(catalog: Catalog, host: str, port: int) -> None:
+def _check(catalog: Catalog, host: str, port: int, grpc_port: int) -> None:
     """Refuse at once what cannot work: a second start, a port in use, more than the machine has."""
     running = instance.find(port)
     if running and instance.processes(running.session):
@@ -99,7 +100,8 @@ def _check(catalog: Catalog, host: str, port: int) -> None:
             f"serve-app already serves {running.catalog} on port {port} (pid {running.up_pid}). "
             f"End it with `serve-app down --port {port}`, or choose another port: --port {port + 1}"
         )
-    machine.check_port(host, port)
+    machine.check_port(host, port, "--port")
+    machine.check_port(host, grpc_port, "--grpc-port")
     memory_bytes = psutil.virtual_memory().available - machine.object_store_bytes()
     machine.check_fits(catalog, machine.cpus(), machine.gpus(), memory_bytes)
 
@@ -158,7 +160,8 @@ def _control(this: Instance, method: str, config: dict[str, object] | None = Non
 
 
 def _deploy(this: Instance, catalog: Catalog) -> None:
-    answer = _control(this, "PUT", serve_config(catalog, Path(this.catalog), {"host": this.host, "port": this.port}))
+    config = serve_config(catalog, Path(this.catalog), this.host, this.port, this.grpc_port)
+    answer = _control(this, "PUT", config)
     if answer.status_code != 200:
         raise StartError(f"Ray Serve refused the application: {answer.text[:1000]}")
 

@@ -55,8 +55,8 @@ def test_a_port_in_use_names_the_process() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with pytest.raises(MachineError, match=f"pid {os.getpid()}"):
-            machine.check_port("127.0.0.1", taken.getsockname()[1])
+            machine.check_port("127.0.0.1", taken.getsockname()[1], "--port")
 
 
 def test_a_free_port_is_free() -> None:
-    machine.check_port("127.0.0.1", machine.free_port())
+    machine.check_port("127.0.0.1", machine.free_port(), "--port")

@@ -13,6 +13,7 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from starlette._utils import get_route_path
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -22,6 +23,8 @@ from starlette.types import Receive, Scope, Send
 
 from deployments.engines import Task
 from deployments.errors import BadRequest, MethodNotAllowed, ModelNotFound, NotFound, ServeAppError
+from deployments.metrics import PredictTimes
+from deployments.protocols.compression import decompress
 from deployments.protocols.dialects import response
 from deployments.settings import ModelIdentity, ModelSettings
 
@@ -69,19 +72,38 @@ class Served(Protocol):
     def check(self) -> None:
         """Raise `ModelUnavailable` unless the model is ready."""
 
-    def dimensions(self) -> int | None:
-        """Length of its vectors, once that is known."""
+    times: PredictTimes
+
+    def loaded(self) -> Any | None:
+        """The engine, if one answers now."""
 
     def adapters(self) -> tuple[str, ...]:
         """Names of its LoRA adapters, while it is loaded."""
 
 
-def check_name(served: Served | None, name: str) -> Served:
-    """The model, if that is its name, an alias of it or one of its adapters. Raises `ModelNotFound`."""
+def check_name(served: Served | None, name: str, version: str = "") -> Served:
+    """The model, if that is its name, an alias of it or one of its adapters, and its version if one is given.
+
+    Raises `ModelNotFound`.
+    """
     assert served, "the routers of the documentation are not called"
     if name not in (served.identity.name, *served.settings.aliases, *served.adapters()):
         raise ModelNotFound.named(name, [served.identity.name, *served.adapters()])
+    if version and version != served.settings.version:
+        have = f"Its version here is {served.settings.version}."
+        raise ModelNotFound(f"Model with name {name} has no version {version}. {have}", param="version")
     return served
+
+
+async def plain_body(request: Request, served: Served) -> bytes:
+    """The body, decompressed where `Content-Encoding` says so. Raises `BadRequest`, `PayloadTooLarge`."""
+    body = await request.body()
+    coding = request.headers.get("content-encoding")
+    if not coding:
+        return body
+    opened = await run_in_threadpool(decompress, body, coding, served.settings.limits.max_decompressed)
+    assert isinstance(opened, bytes)
+    return opened
 
 
 class HeldStream(StreamingResponse):

@@ -44,7 +44,6 @@ OF_AN_APP = (
 """Endpoints at the root that only an engine's own app has; under the model's prefix it has all of its own."""
 GENERATING = ("/v1/responses", "/v1/messages")
 """Those of them that generate."""
-METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
 class StreamOptions(ClientBody):
@@ -126,8 +125,6 @@ def router(served: Served | None) -> APIRouter:
 
     for path in OF_AN_APP:
         api.add_api_route(path, hosted, methods=["POST"], summary=f"{path}, as vLLM answers it")
-    if served:
-        api.add_api_route("/{path:path}", hosted, methods=METHODS, include_in_schema=False)
     return api
 
 

@@ -4,13 +4,15 @@ Knows no protocol's shapes beyond the few fields that are limited.
 """
 
 import orjson
-from fastapi import Request
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from deployments.errors import BadRequest, NotFound
 from deployments.protocols.app import Served
 from deployments.settings import Limits
+
+METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
 class Hosted(Response):
@@ -32,6 +34,19 @@ class Hosted(Response):
                     f"nothing at {scope['path']}: engine {self._served.status().engine!r} has no such endpoint"
                 )
             await engine.app(own | {"path_params": {}}, receive, send)
+
+
+def router(served: Served | None) -> APIRouter:
+    """Every path that no other router has, for the engine's own app; nothing in the documentation."""
+    api = APIRouter()
+
+    async def hosted(request: Request) -> Response:
+        assert served
+        return Hosted(served, request)
+
+    if served:
+        api.add_api_route("/{path:path}", hosted, methods=METHODS, include_in_schema=False)
+    return api
 
 
 def check_limits(body: bytes, limits: Limits) -> None:

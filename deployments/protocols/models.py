@@ -6,7 +6,7 @@ Formats: OpenAI's models API; KServe V1; Open Inference Protocol (V2) REST.
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from importlib.metadata import version
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fastapi import APIRouter
 from starlette.responses import Response
@@ -14,8 +14,11 @@ from starlette.responses import Response
 from deployments.engines import Task
 from deployments.errors import MethodNotAllowed
 from deployments.protocols.app import ModelStatus, Served, check_name, json_response
+from deployments.protocols.predictions import Prediction
+from deployments.tensors import TensorSpec
 
-SERVER = {"name": "serve-app", "version": version("serve-app"), "extensions": []}
+EXTENSIONS = ["binary_tensor_data", "model_configuration", "statistics", "model_repository", "generate"]
+SERVER = {"name": "serve-app", "version": version("serve-app"), "extensions": EXTENSIONS}
 
 
 class Listing(NamedTuple):
@@ -45,29 +48,6 @@ def _card(id: str, model: Listing) -> dict[str, object]:
     card = {"id": id, "object": "model", "created": 0, "owned_by": "serve-app", "root": model.name, "task": model.task}
     card |= {"parent": model.name} if id in model.adapters else {}
     return card | ({"description": model.note} if model.note else {})
-
-
-def tensors_of(task: Task, dimensions: int | None) -> dict[str, object]:
-    """V2's `inputs` and `outputs` of a task; -1 is a length that varies or is not known yet."""
-
-    def tensor(name: str, datatype: str, *shape: int) -> dict[str, object]:
-        return {"name": name, "datatype": datatype, "shape": shape}
-
-    if task == "embed":
-        return {
-            "inputs": [tensor("input", "BYTES", -1)],
-            "outputs": [tensor("embeddings", "FP32", -1, dimensions or -1)],
-        }
-    if task == "transcribe":
-        return {"inputs": [tensor("audio", "BYTES", -1)], "outputs": [tensor("text", "BYTES", -1)]}
-    if task == "speak":
-        return {"inputs": [tensor("text", "BYTES", -1)], "outputs": [tensor("audio", "BYTES", -1)]}
-    if task == "generate":
-        return {"inputs": [tensor("text_input", "BYTES", 1)], "outputs": [tensor("text_output", "BYTES", 1)]}
-    return {
-        "inputs": [tensor("query", "BYTES", 1), tensor("documents", "BYTES", -1)],
-        "outputs": [tensor("scores", "FP32", -1)],
-    }
 
 
 SETTLED = ("ready", "failed")
@@ -126,7 +106,7 @@ def server_router(listed: Listed, states: States, came_up: set[str]) -> APIRoute
     return api
 
 
-def router(served: Served) -> APIRouter:
+def router(prediction: Prediction[Any, Any], served: Served) -> APIRouter:
     """The routes about one model."""
     api = APIRouter(tags=["model"])
 
@@ -141,22 +121,87 @@ def router(served: Served) -> APIRouter:
         return json_response({"name": _named(model, status), "ready": True, **_card(model, listing)})
 
     @api.get("/v2/models/{model:path}/ready", summary="Model readiness")
-    async def model_ready(model: str) -> Response:
-        found = check_name(served, model)
+    @api.get("/v2/models/{model:path}/versions/{version}/ready", summary="Readiness of a version")
+    async def model_ready(model: str, version: str = "") -> Response:
+        found = check_name(served, model, version)
         found.check()
         status = found.status()
         update = {"reason": f"the newest settings are not in force: {status.failure}"} if status.failure else {}
         return json_response({"name": _named(model, status), "ready": True, **update})
 
+    @api.get("/v2/models/{model:path}/config", summary="Model configuration, as Triton tells it")
+    @api.get("/v2/models/{model:path}/versions/{version}/config", summary="Configuration of a version")
+    async def model_config(model: str, version: str = "") -> Response:
+        found = check_name(served, model, version)
+        return json_response(config_of(_named(model, found.status()), found, prediction))
+
+    @api.get("/v2/models/{model:path}/stats", summary="Model statistics, as Triton tells them")
+    @api.get("/v2/models/{model:path}/versions/{version}/stats", summary="Statistics of a version")
+    async def model_stats(model: str, version: str = "") -> Response:
+        found = check_name(served, model, version)
+        return json_response({"model_stats": [stats_of(found)]})
+
     @api.get("/v2/models/{model:path}", summary="Model metadata")
-    async def metadata(model: str) -> Response:
-        found = check_name(served, model)
+    @api.get("/v2/models/{model:path}/versions/{version}", summary="Metadata of a version")
+    async def metadata(model: str, version: str = "") -> Response:
+        found = check_name(served, model, version)
         status = found.status()
-        tensors = tensors_of(status.task, found.dimensions())
-        named = {"name": _named(model, status), "versions": [], "platform": f"serve-app-{status.engine}"}
-        return json_response(named | tensors)
+        specs = prediction.specs(found.loaded())
+        described = {"name": _named(model, status), "versions": [found.settings.version]}
+        tensors = {
+            "inputs": [one.model_dump() for one in specs.inputs],
+            "outputs": [one.model_dump() for one in specs.outputs],
+        }
+        return json_response(described | {"platform": f"serve-app-{status.engine}"} | tensors)
 
     return api
+
+
+def config_of(name: str, served: Served, prediction: Prediction[Any, Any]) -> dict[str, object]:
+    """What Triton's model configuration extension says; `max_batch_size` 0 means that shapes are whole as they are."""
+    specs = prediction.specs(served.loaded())
+
+    def described(tensors: Sequence[TensorSpec]) -> list[dict[str, object]]:
+        kinds = {"BYTES": "STRING"}
+        return [
+            {"name": one.name, "data_type": f"TYPE_{kinds.get(one.datatype, one.datatype)}", "dims": one.shape}
+            for one in tensors
+        ]
+
+    return {
+        "name": name,
+        "platform": f"serve-app-{served.status().engine}",
+        "backend": "serve-app",
+        "max_batch_size": 0,
+        "input": described(specs.inputs),
+        "output": described(specs.outputs),
+    }
+
+
+def stats_of(served: Served) -> dict[str, object]:
+    """What Triton's statistics extension says, of this replica since it started; times in nanoseconds."""
+    times = served.times
+
+    def told(count: int, seconds: float) -> dict[str, int]:
+        return {"count": count, "ns": int(seconds * 1e9)}
+
+    around_s = times.done_s - times.predict_s
+    return {
+        "name": served.identity.name,
+        "version": served.settings.version,
+        "last_inference": int(times.last_s * 1000),
+        "inference_count": times.done,
+        "execution_count": times.done,
+        "inference_stats": {
+            "success": told(times.done, times.done_s),
+            "fail": told(times.failed, times.failed_s),
+            "queue": told(times.done, 0.0),
+            "compute_input": told(times.done, around_s),
+            "compute_infer": told(times.done, times.predict_s),
+            "compute_output": told(times.done, 0.0),
+        },
+        "batch_stats": [],
+    }
 
 
 def _named(asked: str, status: ModelStatus) -> str:

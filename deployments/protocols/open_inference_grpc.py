@@ -4,10 +4,12 @@ Contract: `open_inference.proto`, whose messages `open_inference_pb2` has and wh
 `open_inference_pb2_grpc` adds to a server. Knows no calls and no models.
 """
 
-from collections.abc import Mapping
+import struct
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import numpy as np
+from google.protobuf.message import Message
 
 from deployments.errors import BadRequest, EngineError
 from deployments.protocols import open_inference_pb2 as pb
@@ -22,6 +24,7 @@ from deployments.protocols.tensor_data import ONLY_RAW, check_count, read_raw, w
 from deployments.tensors import DTYPES, Datatype, Tensor, convert, object_array, read_datatype, read_shape, refusal
 
 SERVICE = "inference.GRPCInferenceService"
+_LENGTH = struct.Struct("<I")
 
 _CONTENTS: Mapping[Datatype, tuple[str, Datatype]] = {
     "BOOL": ("bool_contents", "BOOL"),
@@ -154,3 +157,22 @@ def add_reflection_to_server(_servicer: object, server: Any) -> None:
     if hasattr(server, "add_passthrough_service"):
         server.add_passthrough_service(reflection.SERVICE_NAME)
     reflection.enable_server_reflection((SERVICE, reflection.SERVICE_NAME), server, pool=pb.POOL)
+
+
+def frame(message: Message) -> bytes:
+    """A message in a stream of several: its length in 4 bytes, then itself."""
+    written: bytes = message.SerializeToString()
+    return _LENGTH.pack(len(written)) + written
+
+
+async def split_frames(first: bytes, rest: AsyncIterator[Any]) -> AsyncIterator[bytes]:
+    """The messages of a stream of `frame`s, whatever pieces it comes in."""
+    held = bytearray(first)
+    while True:
+        while len(held) >= _LENGTH.size and len(held) >= (end := _LENGTH.size + _LENGTH.unpack_from(held)[0]):
+            yield bytes(held[_LENGTH.size : end])
+            del held[:end]
+        piece = await anext(rest, None)
+        if piece is None:
+            return
+        held += piece

@@ -49,7 +49,7 @@ def router(served: Served | None) -> APIRouter:
         assert served
         asked = await read_json(request, RerankRequest)
         texts = [_text(one, asked.rank_fields, i) for i, one in enumerate(asked.documents)]
-        _check(asked.query, texts, served.settings.limits.max_inputs, "documents")
+        check_pairs(asked.query, texts, served.settings.limits.max_inputs, "documents")
         async with served.engine(request) as engine:
             done = await engine.rerank(asked.query, texts, truncate=asked.truncate)
         best = np.argsort(-done.scores, kind="stable")[: asked.top_n]
@@ -79,7 +79,7 @@ def router(served: Served | None) -> APIRouter:
     async def rerank_tei(request: Request) -> Response:
         assert served
         asked = await read_json(request, TeiRerankRequest)
-        _check(asked.query, asked.texts, served.settings.limits.max_inputs, "texts")
+        check_pairs(asked.query, asked.texts, served.settings.limits.max_inputs, "texts")
         truncate = None if asked.truncate is None else ("end" if asked.truncate else "error")
         async with served.engine(request) as engine:
             done = await engine.rerank(asked.query, asked.texts, truncate=truncate)
@@ -105,7 +105,8 @@ def _document(document: str | dict[str, Any]) -> dict[str, Any]:
     return {"text": document} if isinstance(document, str) else document
 
 
-def _check(query: str, texts: list[str], limit: int, param: str) -> None:
+def check_pairs(query: str, texts: list[str], limit: int, param: str) -> None:
+    """Raise `BadRequest` for what cannot be ranked: an empty query, no texts, or more than `limit`."""
     if not query.strip():
         raise BadRequest("query is empty", param="query")
     if not texts:

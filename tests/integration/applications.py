@@ -26,12 +26,13 @@ class Application:
     def __init__(self, file: Path, catalog: dict[str, Any], arguments: tuple[str, ...] = ()) -> None:
         self.file = file
         self.port = machine.free_port()
+        self.grpc_port = machine.free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.output = file.with_suffix(".out")
         self.write(catalog)
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
-                [COMMAND, "up", str(file), "--port", str(self.port), *arguments],
+                [COMMAND, "up", str(file), "--port", str(self.port), "--grpc-port", str(self.grpc_port), *arguments],
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
@@ -73,7 +74,7 @@ class Application:
         """Put a changed catalog in place as the KubeRay operator does, through Ray's REST API."""
         self.write(catalog)
         this = self.instance()
-        config = serve_config(catalogs.load(str(self.file)), self.file, {"host": this.host, "port": this.port})
+        config = serve_config(catalogs.load(str(self.file)), self.file, this.host, this.port, this.grpc_port)
         control(this, "PUT", config)
         self.until(lambda: {a["status"] for a in self.applications()} == {"RUNNING"})
 

@@ -3,8 +3,7 @@
 import base64
 import io
 import wave
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Iterable
 from typing import Any
 
 import httpx
@@ -14,9 +13,9 @@ import pytest
 
 from deployments.engines import PCM, Segment, TranscribeOptions, Voice, Word
 from deployments.errors import BadRequest, EngineError, NotFound
-from deployments.protocols import audio, models, v1
+from deployments.protocols import ROUTERS, audio, models, tasks, v1
 from deployments.protocols.app import build_app
-from deployments.settings import ModelIdentity, ModelSettings
+from tests.protocols.fakes import Served
 from tests.sounds import audio_file, decoded, tone
 
 CLIP = audio_file(tone(2), 16_000)
@@ -81,56 +80,30 @@ class Mouth:
         del self.known[name]
 
 
-class Served:
-    """The model that the routes see."""
-
-    identity = ModelIdentity(name="m", engine="fake")
-    settings = ModelSettings.model_validate(
-        {"source": "", "aliases": ["whisper-1"], "limits": {"max_audio": 60, "max_characters": 50}}
-    )
-
-    def __init__(self, loaded: Any) -> None:
-        self.loaded = loaded
-        self.held = 0
-
-    def adapters(self) -> tuple[str, ...]:
-        return ()
-
-    @asynccontextmanager
-    async def engine(self, _request: object) -> AsyncIterator[Any]:
-        self.held += 1
-        try:
-            yield self.loaded
-        finally:
-            self.held -= 1
+SETTINGS: Any = {"aliases": ["whisper-1"], "limits": {"max_audio": 60, "max_characters": 50}}
 
 
 @pytest.fixture
-def ear() -> Served:
-    return Served(Ear())
+def ear() -> Served[Ear]:
+    return Served(Ear(), "transcribe", **SETTINGS)
 
 
 @pytest.fixture
-def mouth() -> Served:
-    return Served(Mouth())
+def mouth() -> Served[Mouth]:
+    return Served(Mouth(), "speak", **SETTINGS)
 
 
 async def call(served: Any, method: str, path: str, **arguments: Any) -> httpx.Response:
-    makers = (
-        (audio.transcribe_router, v1.transcribe_router)
-        if isinstance(served.loaded, Ear)
-        else (audio.speak_router, v1.speak_router)
-    )
-    transport = httpx.ASGITransport(build_app("m", [make(served) for make in makers]))
+    transport = httpx.ASGITransport(build_app("m", [make(served) for make in ROUTERS[served.status().task]]))
     async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
         return await client.request(method, path, **arguments)
 
 
-async def hear(served: Served, data: bytes = CLIP, path: str = "transcriptions", **fields: Any) -> httpx.Response:
+async def hear(served: Served[Any], data: bytes = CLIP, path: str = "transcriptions", **fields: Any) -> httpx.Response:
     return await call(served, "POST", f"/v1/audio/{path}", files={"file": ("a.wav", data)}, data=fields)
 
 
-async def say(served: Served, **body: Any) -> httpx.Response:
+async def say(served: Served[Any], **body: Any) -> httpx.Response:
     return await call(served, "POST", "/v1/audio/speech", json=body)
 
 
@@ -139,34 +112,34 @@ def events(answer: httpx.Response) -> list[dict[str, Any]]:
     return [orjson.loads(block.removeprefix("data: ")) for block in answer.text.strip().split("\n\n")]
 
 
-async def test_json(ear: Served) -> None:
+async def test_json(ear: Served[Ear]) -> None:
     answer = await hear(ear, model="whisper-1", language="en", prompt="p", temperature="0.5", unknown="1")
     assert answer.json() == {"text": "Hello there. A --> B", "usage": {"type": "duration", "seconds": 2}}
-    assert ear.loaded.samples == 32_000
-    assert ear.loaded.asked == TranscribeOptions(language="en", prompt="p", temperature=0.5)
+    assert ear.loaded().samples == 32_000
+    assert ear.loaded().asked == TranscribeOptions(language="en", prompt="p", temperature=0.5)
 
 
-async def test_text(ear: Served) -> None:
+async def test_text(ear: Served[Ear]) -> None:
     answer = await hear(ear, response_format="text")
     assert answer.text == "Hello there. A --> B\n"
     assert answer.headers["content-type"].startswith("text/plain")
 
 
-async def test_srt(ear: Served) -> None:
+async def test_srt(ear: Served[Ear]) -> None:
     answer = await hear(ear, response_format="srt")
     assert answer.text == (
         "1\n00:00:00,500 --> 00:00:01,200\nHello there.\n\n2\n01:01:01,000 --> 01:01:02,500\nA -> B\n"
     )
 
 
-async def test_vtt(ear: Served) -> None:
+async def test_vtt(ear: Served[Ear]) -> None:
     answer = await hear(ear, response_format="vtt")
     assert answer.text == (
         "WEBVTT\n\n00:00:00.500 --> 00:00:01.200\nHello there.\n\n01:01:01.000 --> 01:01:02.500\nA -> B\n"
     )
 
 
-async def test_verbose_json_has_segments_unless_only_words_are_asked(ear: Served) -> None:
+async def test_verbose_json_has_segments_unless_only_words_are_asked(ear: Served[Ear]) -> None:
     answer = (await hear(ear, response_format="verbose_json")).json()
     assert answer["task"] == "transcribe"
     assert (answer["language"], answer["duration"]) == ("en", 2.0)
@@ -180,38 +153,38 @@ async def test_verbose_json_has_segments_unless_only_words_are_asked(ear: Served
         {"word": "there.", "start": 0.8, "end": 1.2},
     ]
     assert "segments" not in answer
-    assert ear.loaded.asked.words
+    assert ear.loaded().asked.words
     answer = (await hear(ear, **fields | {"timestamp_granularities[]": ["word", "segment"]})).json()
     assert {"words", "segments"} <= set(answer)
 
 
-async def test_translation(ear: Served) -> None:
+async def test_translation(ear: Served[Ear]) -> None:
     answer = await hear(ear, path="translations", response_format="verbose_json")
     assert answer.json()["task"] == "translate"
-    assert ear.loaded.asked.translate
+    assert ear.loaded().asked.translate
 
 
-async def test_a_stream_has_each_segment_and_then_all(ear: Served) -> None:
+async def test_a_stream_has_each_segment_and_then_all(ear: Served[Ear]) -> None:
     found = events(await hear(ear, stream="true"))
     assert [event["type"] for event in found] == ["transcript.text.delta"] * 2 + ["transcript.text.done"]
     assert "".join(event["delta"] for event in found[:2]) == found[2]["text"] == "Hello there. A --> B"
     assert ear.held == 0
 
 
-async def test_a_stream_that_fails_at_once_has_a_status(ear: Served) -> None:
+async def test_a_stream_that_fails_at_once_has_a_status(ear: Served[Ear]) -> None:
     answer = await hear(ear, stream="true", language="xx")
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == "language"
     assert ear.held == 0
 
 
-async def test_a_stream_that_fails_later_says_so_in_an_event(ear: Served) -> None:
-    ear.loaded.fails_after = 1
+async def test_a_stream_that_fails_later_says_so_in_an_event(ear: Served[Ear]) -> None:
+    ear.loaded().fails_after = 1
     found = events(await hear(ear, stream="true"))
     assert [event["type"] for event in found] == ["transcript.text.delta", "error"]
     assert found[1]["error"]["code"] == "engine_error"
     assert ear.held == 0
-    assert ear.loaded.closed
+    assert ear.loaded().closed
 
 
 @pytest.mark.parametrize(
@@ -228,14 +201,16 @@ async def test_a_stream_that_fails_later_says_so_in_an_event(ear: Served) -> Non
         (CLIP, {"timestamp_granularities[]": "letter"}, 400, "'segment' or 'word'"),
     ],
 )
-async def test_bad_transcriptions(ear: Served, data: bytes, fields: dict[str, str], status: int, says: str) -> None:
+async def test_bad_transcriptions(
+    ear: Served[Ear], data: bytes, fields: dict[str, str], status: int, says: str
+) -> None:
     answer = await hear(ear, data, **fields)
     assert answer.status_code == status
     assert says in answer.json()["error"]["message"]
     assert ear.held == 0
 
 
-async def test_a_form_without_a_file(ear: Served) -> None:
+async def test_a_form_without_a_file(ear: Served[Ear]) -> None:
     for arguments in ({"data": {"model": "m"}}, {"files": {"audio": CLIP}}, {"data": {"file": "text"}}):
         answer = await call(ear, "POST", "/v1/audio/transcriptions", **arguments)
         assert answer.status_code == 400
@@ -244,35 +219,35 @@ async def test_a_form_without_a_file(ear: Served) -> None:
     assert "here: 'audio'" in answer.json()["error"]["message"]
 
 
-async def test_the_file_may_come_first_and_empty_fields_are_none(ear: Served) -> None:
+async def test_the_file_may_come_first_and_empty_fields_are_none(ear: Served[Ear]) -> None:
     answer = await call(
         ear, "POST", "/v1/audio/transcriptions", files=[("file", ("a", CLIP)), ("language", (None, ""))]
     )
     assert answer.status_code == 200
-    assert ear.loaded.asked.language is None
+    assert ear.loaded().asked.language is None
 
 
 @pytest.mark.parametrize("format", ["mp3", "opus", "aac", "flac", "wav"])
-async def test_speech(mouth: Served, format: str) -> None:
+async def test_speech(mouth: Served[Mouth], format: str) -> None:
     answer = await say(mouth, input="two words", response_format=format, voice="anna", language="en")
     assert answer.headers["content-type"].startswith("audio/")
     assert decoded(answer.content)[0] == pytest.approx(2, abs=0.1)
-    assert mouth.loaded.asked == {"voice": "anna", "language": "en"}
+    assert mouth.loaded().asked == {"voice": "anna", "language": "en"}
     assert mouth.held == 0
 
 
-async def test_speech_is_mp3_unless_asked_otherwise(mouth: Served) -> None:
+async def test_speech_is_mp3_unless_asked_otherwise(mouth: Served[Mouth]) -> None:
     answer = await say(mouth, input="word")
     assert answer.headers["content-type"] == "audio/mpeg"
 
 
-async def test_nulls_are_as_good_as_nothing(mouth: Served) -> None:
+async def test_nulls_are_as_good_as_nothing(mouth: Served[Mouth]) -> None:
     answer = await say(mouth, input="word", response_format=None, speed=None, stream_format=None, voice="", language="")
     assert answer.status_code == 200
-    assert mouth.loaded.asked == {"voice": None, "language": None}
+    assert mouth.loaded().asked == {"voice": None, "language": None}
 
 
-async def test_speech_as_events(mouth: Served) -> None:
+async def test_speech_as_events(mouth: Served[Mouth]) -> None:
     plain = await say(mouth, input="two words", response_format="pcm", speed=2)
     found = events(await say(mouth, input="two words", response_format="pcm", speed=2, stream_format="sse"))
     assert [event["type"] for event in found[:-1]] == ["speech.audio.delta"] * (len(found) - 1)
@@ -280,7 +255,7 @@ async def test_speech_as_events(mouth: Served) -> None:
     assert b"".join(base64.b64decode(event["audio"]) for event in found[:-1]) == plain.content
 
 
-async def test_speech_that_breaks_off_is_told(mouth: Served) -> None:
+async def test_speech_that_breaks_off_is_told(mouth: Served[Mouth]) -> None:
     found = events(await say(mouth, input="word FAIL", stream_format="sse", response_format="pcm"))
     assert found[-1]["type"] == "error"
     with pytest.raises(RuntimeError, match="response already started"):
@@ -305,21 +280,21 @@ async def test_speech_that_breaks_off_is_told(mouth: Served) -> None:
         ({"input": "a", "stream_format": "xml"}, "stream_format"),
     ],
 )
-async def test_bad_speech(mouth: Served, body: dict[str, Any], param: str) -> None:
+async def test_bad_speech(mouth: Served[Mouth], body: dict[str, Any], param: str) -> None:
     answer = await say(mouth, **body)
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == param
     assert mouth.held == 0
 
 
-async def test_voices_as_open_webui_reads_them(mouth: Served) -> None:
+async def test_voices_as_open_webui_reads_them(mouth: Served[Mouth]) -> None:
     answer = await call(mouth, "GET", "/v1/audio/voices")
     assert answer.json() == {"voices": [{"id": "anna", "name": "Anna", "language": "en"}]}
     models = await call(mouth, "GET", "/v1/audio/models")
     assert models.json() == {"models": [{"id": "m", "name": "m"}, {"id": "whisper-1", "name": "whisper-1"}]}
 
 
-async def test_voices_are_added_and_deleted(mouth: Served) -> None:
+async def test_voices_are_added_and_deleted(mouth: Served[Mouth]) -> None:
     sample = {"sample": ("bob.mp3", audio_file(tone(2), 16_000, "flac"))}
     answer = await call(mouth, "POST", "/v1/audio/voices", files=sample, data={"name": "bob"})
     assert answer.json() == {"id": "bob", "name": "bob", "language": ""}
@@ -330,14 +305,14 @@ async def test_voices_are_added_and_deleted(mouth: Served) -> None:
     assert (await call(mouth, "DELETE", "/v1/audio/voices/bob")).status_code == 404
 
 
-async def test_v1_predict_transcribes(ear: Served) -> None:
+async def test_v1_predict_transcribes(ear: Served[Ear]) -> None:
     instance = {"b64": base64.b64encode(CLIP).decode(), "language": "en"}
     answer = await call(ear, "POST", "/v1/models/m:predict", json={"instances": [instance, instance]})
     assert answer.json() == {"predictions": ["Hello there. A --> B"] * 2}
     assert (await call(ear, "POST", "/v1/models/whisper-1:predict", json={"instances": [instance]})).status_code == 200
 
 
-async def test_v1_predict_speaks(mouth: Served) -> None:
+async def test_v1_predict_speaks(mouth: Served[Mouth]) -> None:
     instances = ["two words", {"text": "one", "voice": "anna"}]
     answer = await call(mouth, "POST", "/v1/models/m:predict", json={"instances": instances})
     lengths = []
@@ -351,7 +326,7 @@ async def test_v1_predict_speaks(mouth: Served) -> None:
     ("instances", "says"),
     [
         ([], "instances has 0 entries"),
-        (["text"], 'instances[0]: an instance is {"b64"'),
+        (["text"], "instances[0]: an instance is an object with b64"),
         ([{"b64": "é"}], "not base64"),
         ([{"b64": base64.b64encode(audio_file(tone(40), 16_000)).decode()}] * 2, "instances[1]: with those before it"),
         ([{"b64": "!"}], "not base64"),
@@ -359,14 +334,16 @@ async def test_v1_predict_speaks(mouth: Served) -> None:
         ([{"b64": "", "other": 1}], "instances[0]: Unrecognized request format: other"),
     ],
 )
-async def test_bad_predictions(ear: Served, instances: list[Any], says: str) -> None:
+async def test_bad_predictions(ear: Served[Ear], instances: list[Any], says: str) -> None:
     answer = await call(ear, "POST", "/v1/models/m:predict", json={"instances": instances})
     assert answer.status_code == 400
     assert says in answer.json()["error"]
 
 
-async def test_predict_is_posted(ear: Served) -> None:
-    transport = httpx.ASGITransport(build_app("m", [models.router(ear), v1.transcribe_router(ear)]))  # type: ignore[arg-type]
+async def test_predict_is_posted(ear: Served[Ear]) -> None:
+    transport = httpx.ASGITransport(
+        build_app("m", [models.router(tasks.Transcribe(), ear), v1.router(tasks.Transcribe(), ear)])
+    )
     async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
         answer = await client.get("/v1/models/m:predict")
         assert (answer.status_code, "POST" in answer.json()["error"]) == (405, True)
@@ -374,15 +351,15 @@ async def test_predict_is_posted(ear: Served) -> None:
         assert (answer.status_code, "POST" in answer.json()["error"]) == (405, True)
 
 
-async def test_a_bug_is_answered_in_the_dialect(mouth: Served) -> None:
-    mouth.loaded.sample_rate_hz = "no number"
-    transport = httpx.ASGITransport(build_app("m", [audio.speak_router(mouth)]), raise_app_exceptions=False)  # type: ignore[arg-type]
+async def test_a_bug_is_answered_in_the_dialect(mouth: Served[Mouth]) -> None:
+    mouth.loaded().sample_rate_hz = "no number"  # type: ignore[assignment]  # as a bug would
+    transport = httpx.ASGITransport(build_app("m", [audio.speak_router(mouth)]), raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
         answer = await client.post("/v1/audio/speech", json={"input": "word"})
     assert answer.status_code == 500
     assert answer.json()["error"]["code"] == "internal_error"
 
 
-async def test_v1_predict_of_another_model(ear: Served) -> None:
+async def test_v1_predict_of_another_model(ear: Served[Ear]) -> None:
     answer = await call(ear, "POST", "/v1/models/other:predict", json={"instances": [1]})
     assert answer.status_code == 404

@@ -1,8 +1,7 @@
 """The embeddings routes around an engine whose vectors are known."""
 
 import base64
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import httpx
@@ -13,7 +12,7 @@ from deployments.engines import Embedded, Text
 from deployments.protocols import embeddings
 from deployments.protocols.app import ModelStatus, build_app
 from deployments.protocols.models import health
-from deployments.settings import ModelIdentity, ModelSettings
+from tests.protocols.fakes import Served
 
 
 class Engine:
@@ -30,23 +29,9 @@ class Engine:
         return "x" * sum(ids)
 
 
-class Served:
-    """The model that the routes see."""
-
-    identity = ModelIdentity(name="m", engine="fake")
-    settings = ModelSettings.model_validate({"source": "", "limits": {"max_inputs": 3}})
-
-    def __init__(self) -> None:
-        self.loaded = Engine()
-
-    @asynccontextmanager
-    async def engine(self, _request: object) -> AsyncIterator[Engine]:
-        yield self.loaded
-
-
 @pytest.fixture
-def served() -> Served:
-    return Served()
+def served() -> Served[Engine]:
+    return Served(Engine(), "embed", limits={"max_inputs": 3})
 
 
 async def ask(served: Any, path: str, **body: Any) -> httpx.Response:
@@ -55,7 +40,7 @@ async def ask(served: Any, path: str, **body: Any) -> httpx.Response:
         return await client.post(path, json=body)
 
 
-async def test_openais_shape(served: Served) -> None:
+async def test_openais_shape(served: Served[Engine]) -> None:
     answer = await ask(served, "/v1/embeddings", input=["ab", "c"], model="alias", user="u", unknown=1)
     assert answer.json() == {
         "object": "list",
@@ -68,7 +53,7 @@ async def test_openais_shape(served: Served) -> None:
     }
 
 
-async def test_base64_is_little_endian_float32(served: Served) -> None:
+async def test_base64_is_little_endian_float32(served: Served[Engine]) -> None:
     answer = await ask(served, "/v1/embeddings", input="abc", encoding_format="base64")
     raw = base64.b64decode(answer.json()["data"][0]["embedding"])
     assert np.frombuffer(raw, "<f4").tolist() == [0.0, 3.0]
@@ -76,23 +61,23 @@ async def test_base64_is_little_endian_float32(served: Served) -> None:
 
 
 @pytest.mark.parametrize(("given", "lengths"), [([2, 3], [5]), ([[2, 3], [1]], [5, 1])])
-async def test_token_ids_are_decoded(served: Served, given: list[Any], lengths: list[int]) -> None:
+async def test_token_ids_are_decoded(served: Served[Engine], given: list[Any], lengths: list[int]) -> None:
     data = (await ask(served, "/v1/embeddings", input=given)).json()["data"]
     assert [one["embedding"][1] for one in data] == lengths
 
 
-async def test_tei_takes_truncate_as_a_yes_or_no(served: Served) -> None:
+async def test_tei_takes_truncate_as_a_yes_or_no(served: Served[Engine]) -> None:
     assert (await ask(served, "/embed", inputs="ab", truncate=True)).json() == [[0.0, 2.0]]
-    assert served.loaded.asked["truncate"] == "end"
-    assert served.loaded.asked["normalize"] is True
+    assert served.loaded().asked["truncate"] == "end"
+    assert served.loaded().asked["normalize"] is True
 
 
-async def test_input_type_names_the_prompt(served: Served) -> None:
+async def test_input_type_names_the_prompt(served: Served[Engine]) -> None:
     await ask(served, "/v1/embeddings", input="ab", input_type="search_query", dimensions=1)
-    assert served.loaded.asked == {"prompt": "query", "truncate": None, "dimensions": 1}
+    assert served.loaded().asked == {"prompt": "query", "truncate": None, "dimensions": 1}
 
 
-async def test_too_many_inputs_are_counted(served: Served) -> None:
+async def test_too_many_inputs_are_counted(served: Served[Engine]) -> None:
     answer = await ask(served, "/v1/embeddings", input=["a"] * 4)
     assert answer.json()["error"]["message"] == "input has 4 entries; at most 3 in one request"
 

@@ -1,7 +1,6 @@
 """The routes of text generation around engines whose texts are known."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 import httpx
@@ -12,9 +11,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deployments.engines import Generated, GenerateOptions, Message
 from deployments.errors import BadRequest, EngineError
-from deployments.protocols import generate, v1, v2_generate
-from deployments.protocols.app import ModelStatus, build_app
-from deployments.settings import ModelIdentity, ModelSettings
+from deployments.protocols import ROUTERS, generate
+from deployments.protocols.app import build_app
+from tests.protocols.fakes import Served
 
 
 class Engine:
@@ -45,45 +44,25 @@ class Engine:
             self.open -= 1
 
 
-class Served:
-    """The model that the routes see."""
-
-    identity = ModelIdentity(name="m", engine="fake")
-    settings = ModelSettings.model_validate({"source": "", "aliases": ["gpt"]})
-
-    def __init__(self, engine: Engine) -> None:
-        self.loaded, self.held = engine, 0
-
-    def status(self) -> ModelStatus:
-        return ModelStatus("m", "generate", "fake", "ready")
-
-    def adapters(self) -> tuple[str, ...]:
-        return tuple(self.loaded.adapters())
-
-    @asynccontextmanager
-    async def engine(self, _request: object) -> AsyncIterator[Engine]:
-        self.held += 1
-        try:
-            yield self.loaded
-        finally:
-            self.held -= 1
+def of(engine: Engine) -> Served[Engine]:
+    return Served(engine, "generate", aliases=["gpt"])
 
 
 @pytest.fixture
-def served() -> Served:
-    return Served(Engine())
+def served() -> Served[Engine]:
+    return of(Engine())
 
 
 async def ask(served: Any, path: str, method: str = "POST", **body: Any) -> httpx.Response:
-    app = build_app("m", [make(served) for make in (v1.generate_router, v2_generate.router, generate.router)])
+    app = build_app("m", [make(served) for make in ROUTERS["generate"]])
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client:
         answer = await client.request(method, path, json=body)
     assert served.held == 0
-    assert served.loaded.open == 0
+    assert served.loaded().open == 0
     return answer
 
 
-async def chat(served: Served, text: str = "a b", **more: Any) -> httpx.Response:
+async def chat(served: Served[Engine], text: str = "a b", **more: Any) -> httpx.Response:
     return await ask(served, "/v1/chat/completions", messages=[{"role": "user", "content": text}], **more)
 
 
@@ -93,7 +72,7 @@ def events(answer: httpx.Response) -> list[dict[str, Any]]:
     return [orjson.loads(block.removeprefix("data: ")) for block in blocks[:-1]]
 
 
-async def test_chat(served: Served) -> None:
+async def test_chat(served: Served[Engine]) -> None:
     answer = (await chat(served, model="gpt", max_completion_tokens=7, max_tokens=9, stop="x", seed=3)).json()
     assert answer["object"] == "chat.completion"
     assert answer["model"] == "gpt"
@@ -101,17 +80,17 @@ async def test_chat(served: Served) -> None:
     assert choice["message"]["content"] == "ab"
     assert choice["finish_reason"] == "stop"
     assert answer["usage"] == {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
-    assert served.loaded.asked == [GenerateOptions(7, None, None, 3, ("x",))]
+    assert served.loaded().asked == [GenerateOptions(7, None, None, 3, ("x",))]
 
 
-async def test_several_choices_have_seeds_of_their_own(served: Served) -> None:
+async def test_several_choices_have_seeds_of_their_own(served: Served[Engine]) -> None:
     answer = (await chat(served, n=3, seed=5, temperature=1)).json()
     assert [choice["index"] for choice in answer["choices"]] == [0, 1, 2]
-    assert sorted(asked.seed or 0 for asked in served.loaded.asked) == [5, 6, 7]
+    assert sorted(asked.seed or 0 for asked in served.loaded().asked) == [5, 6, 7]
     assert answer["usage"] == {"prompt_tokens": 5, "completion_tokens": 6, "total_tokens": 11}
 
 
-async def test_chat_as_a_stream(served: Served) -> None:
+async def test_chat_as_a_stream(served: Served[Engine]) -> None:
     found = events(await chat(served, stream=True, stream_options={"include_usage": True}))
     assert found[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
     assert "".join(event["choices"][0]["delta"].get("content", "") for event in found[:-1]) == "ab"
@@ -120,14 +99,14 @@ async def test_chat_as_a_stream(served: Served) -> None:
     assert found[-1]["usage"]["total_tokens"] == 7
 
 
-async def test_completions_of_several_prompts(served: Served) -> None:
+async def test_completions_of_several_prompts(served: Served[Engine]) -> None:
     answer = (await ask(served, "/v1/completions", prompt=["a b", "c"], n=2)).json()
     assert [choice["text"] for choice in answer["choices"]] == ["ab", "ab", "c", "c"]
     assert answer["usage"]["prompt_tokens"] == 10
-    assert {asked.max_tokens for asked in served.loaded.asked} == {16}
+    assert {asked.max_tokens for asked in served.loaded().asked} == {16}
 
 
-async def test_a_stream_that_fails_at_once_has_a_status_and_later_an_event(served: Served) -> None:
+async def test_a_stream_that_fails_at_once_has_a_status_and_later_an_event(served: Served[Engine]) -> None:
     answer = await chat(served, "TOOLONG", stream=True)
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == "messages"
@@ -149,13 +128,13 @@ async def test_a_stream_that_fails_at_once_has_a_status_and_later_an_event(serve
         ({"messages": [{"role": "user", "content": "x"}], "max_tokens": 0}, "max_tokens"),
     ],
 )
-async def test_bad_chats(served: Served, body: dict[str, Any], param: str) -> None:
+async def test_bad_chats(served: Served[Engine], body: dict[str, Any], param: str) -> None:
     answer = await ask(served, "/v1/chat/completions", **body)
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == param
 
 
-async def test_parts_of_text_and_nulls_are_taken(served: Served) -> None:
+async def test_parts_of_text_and_nulls_are_taken(served: Served[Engine]) -> None:
     parts = [{"type": "text", "text": "a "}, {"type": "text", "text": "b"}]
     messages = [{"role": "developer", "content": "be kind"}, {"role": "user", "content": parts}]
     answer = await ask(served, "/v1/chat/completions", messages=messages, n=None, stream=None, stop=None)
@@ -168,7 +147,7 @@ async def test_an_engines_own_app_answers_every_path_as_it_is() -> None:
         await PlainTextResponse(f"{scope['method']} {scope['path']} {body}", 418)(scope, receive, send)
 
     for method, path in (("POST", "/v1/chat/completions"), ("POST", "/v1/responses"), ("GET", "/metrics")):
-        answer = await ask(Served(Engine(own)), path, method, a=1)
+        answer = await ask(of(Engine(own)), path, method, a=1)
         assert (answer.status_code, answer.text) == (418, f'{method} {path} {{"a":1}}')
 
 
@@ -184,14 +163,14 @@ async def test_an_engines_own_app_answers_every_path_as_it_is() -> None:
     ],
 )
 async def test_limits_hold_before_an_engines_own_app(path: str, body: dict[str, Any], param: str) -> None:
-    answer = await ask(Served(Engine(PlainTextResponse("reached"))), path, **body)
+    answer = await ask(of(Engine(PlainTextResponse("reached"))), path, **body)
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == param
 
 
 @pytest.mark.parametrize("body", [{"n": 128}, {"prompt": [1] * 5000}, {"n": "many"}, {"stop": None, "n": None}])
 async def test_what_is_within_the_limits_reaches_it(body: dict[str, Any]) -> None:
-    answer = await ask(Served(Engine(PlainTextResponse("reached"))), "/v1/completions", **body)
+    answer = await ask(of(Engine(PlainTextResponse("reached"))), "/v1/completions", **body)
     assert answer.text == "reached"
 
 
@@ -202,21 +181,21 @@ async def test_the_documentation_of_these_routes_takes_no_other_path() -> None:
         assert "POST" in (await client.get("/v1/completions")).json()["error"]["message"]
 
 
-async def test_without_an_app_other_paths_are_not_there(served: Served) -> None:
+async def test_without_an_app_other_paths_are_not_there(served: Served[Engine]) -> None:
     answer = await ask(served, "/v1/responses", input="x")
     assert answer.status_code == 404
     assert "engine 'fake'" in answer.json()["error"]["message"]
 
 
-async def test_kserves_ways(served: Served) -> None:
+async def test_kserves_ways(served: Served[Engine]) -> None:
     answer = await ask(served, "/v1/models/m:predict", instances=["a b", {"text_input": "c"}])
     assert answer.json() == {"predictions": ["ab", "c"]}
     parameters = {"max_tokens": 3, "stop": "x", "unknown": 1}
     answer = await ask(served, "/v2/models/gpt/generate", text_input="a b", parameters=parameters, id="7")
     assert answer.json() == {"model_name": "gpt", "model_version": None, "id": "7", "text_output": "ab"}
-    assert served.loaded.asked[-1] == GenerateOptions(3, None, None, None, ("x",))
+    assert served.loaded().asked[-1] == GenerateOptions(3, None, None, None, ("x",))
     await ask(served, "/v2/models/fr/generate", text_input="a b")
-    assert served.loaded.asked[-1].adapter == "fr"
+    assert served.loaded().asked[-1].adapter == "fr"
     answer = await ask(served, "/v2/models/m/generate_stream", text_input="a b")
     texts = [orjson.loads(block.removeprefix("data: "))["text_output"] for block in answer.text.strip().split("\n\n")]
     assert texts == ["a", "b"]

@@ -1,0 +1,137 @@
+"""How each task is asked in KServe's protocols: by V1's instances or by V2's named tensors, to the same work.
+
+Knows nothing of HTTP and of how tensors are written down.
+"""
+
+import asyncio
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from deployments.errors import BadRequest
+from deployments.protocols.app import Served, explain
+from deployments.tensors import Array, TensorSpec, object_array
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Shape = TypeVar("Shape", bound=BaseModel)
+
+
+class Specs(NamedTuple):
+    """A model's tensors."""
+
+    inputs: Sequence[TensorSpec]
+    outputs: Sequence[TensorSpec]
+    named: bool = True
+    """Whether the inputs must be called by their names."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Whom a request is for, by which name, and its parameters."""
+
+    served: Served
+    model: str
+    specs: Specs
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    items: str = "instances"
+    """What the request calls what it has several of."""
+    outputs: Sequence[str] = ()
+    """The outputs that it wants; none for the model's default."""
+
+    def read(self, shape: type[Shape]) -> Shape:
+        """The parameters as `shape`. Raises `BadRequest`."""
+        try:
+            return shape.model_validate(dict(self.parameters))
+        except ValidationError as error:
+            raise explain(error) from None
+
+    @contextlib.contextmanager
+    def naming(self, index: int) -> Iterator[None]:
+        """A refusal within the block names the item."""
+        try:
+            yield
+        except ValidationError as error:
+            raise BadRequest(f"{self.items}[{index}]: {explain(error).message}", param=self.items) from None
+        except BadRequest as error:
+            raise BadRequest(f"{self.items}[{index}]: {error.message}", param=self.items) from error
+
+    def check_shares(self, shares: Iterable[float]) -> None:
+        """Raise `BadRequest` naming the item with which a request asks for more than one may; shares are of 1."""
+        total = 0.0
+        for index, share in enumerate(shares):
+            total += share
+            if total > 1:
+                with self.naming(index):
+                    raise BadRequest("with those before it, it is more than one request may ask for (limits)")
+
+
+class Prediction(ABC, Generic[Item, Result]):
+    """One task: what is given becomes items, the items results, the results what is answered."""
+
+    @abstractmethod
+    def specs(self, engine: Any | None) -> Specs:
+        """The tensors of a model; of one that is not loaded, what is known without it."""
+
+    @abstractmethod
+    def of_instances(self, asked: Asked, instances: list[Any]) -> list[Item]:
+        """V1's instances. Raises `BadRequest`."""
+
+    @abstractmethod
+    def of_tensors(self, asked: Asked, tensors: Mapping[str, Array]) -> list[Item]:
+        """V2's tensors, in the names and datatypes of `specs`. Raises `BadRequest`."""
+
+    @abstractmethod
+    async def work(self, asked: Asked, engine: Any, items: Sequence[Item]) -> Sequence[Result]:
+        """One result for each item, in order."""
+
+    def predictions(self, results: Sequence[Result]) -> Sequence[object] | Array:
+        """V1's predictions."""
+        return results
+
+    @abstractmethod
+    def tensors(self, results: Sequence[Result]) -> dict[str, Array]:
+        """V2's outputs."""
+
+    async def stream(self, asked: Asked, engine: Any, items: Sequence[Item]) -> AsyncGenerator[dict[str, Array]]:
+        """V2's outputs, piece by piece where the task has pieces; all at once where it has none."""
+        yield self.tensors(await self.work(asked, engine, items))
+
+
+async def together(works: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:
+    """The results of all, in order; when one fails, or this is cancelled, the others end too."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def texts_of(array: Array) -> list[str]:
+    """BYTES of any shape as texts. Raises `BadRequest` for what is not UTF-8."""
+    try:
+        return [value.decode() for value in array.reshape(-1)]
+    except UnicodeDecodeError as error:
+        raise BadRequest(f"a text is not UTF-8: {error}") from None
+
+
+def bytes_array(values: Sequence[str | bytes]) -> Array:
+    """Texts or bytes as BYTES `[n]`."""
+    return object_array([value.encode() if isinstance(value, str) else value for value in values])
+
+
+def read_instances(asked: Asked, given: list[Any], shape: type[Shape], alone: str | None = None) -> list[Shape]:
+    """Instances as `shape`; a text alone stands for one that has it under `alone`. Raises `BadRequest`."""
+    found = []
+    for index, one in enumerate(given):
+        with asked.naming(index):
+            given_alone = {alone: one} if alone and isinstance(one, str) else one
+            if not isinstance(given_alone, dict):
+                raise BadRequest(f"an instance is an object with {', '.join(shape.model_fields)}")
+            found.append(shape.model_validate(given_alone))
+    return found

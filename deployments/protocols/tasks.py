@@ -1,0 +1,305 @@
+"""What the tasks of language are in KServe's protocols: which instances and tensors go in, and which come out."""
+
+import base64
+import contextlib
+import io
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, StrictStr
+from starlette.concurrency import run_in_threadpool
+
+from deployments import audio, encoding
+from deployments.engines import EmbedEngine, GenerateEngine, PredictEngine, RerankEngine, SpeakEngine, TranscribeEngine
+from deployments.engines import TranscribeOptions as EngineOptions
+from deployments.errors import BadRequest
+from deployments.protocols.app import ClientBody
+from deployments.protocols.audio import check_text
+from deployments.protocols.embeddings import as_list
+from deployments.protocols.predictions import Asked, Prediction, Specs, bytes_array, read_instances, texts_of, together
+from deployments.protocols.rerank import check_pairs
+from deployments.protocols.rows import rows_to_tensors, tensors_to_rows
+from deployments.protocols.v2_generate import GenerateParameters, GenerateRequest, of_adapter, whole
+from deployments.tensors import Array, Datatype, TensorSpec
+
+MAX_PROMPTS = 64
+"""Prompts in one request."""
+
+
+def spec(name: str, datatype: Datatype, *shape: int) -> TensorSpec:
+    """A tensor's description; -1 is a length that varies."""
+    return TensorSpec(name=name, datatype=datatype, shape=shape)
+
+
+class Instance(BaseModel):
+    """Base of V1's instances: a key that is not known is a mistake."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class EmbedInstance(Instance):
+    """A text; the text alone will do in its place."""
+
+    text: StrictStr
+
+
+class EmbedParameters(ClientBody):
+    """As `/v1/embeddings` takes them."""
+
+    prompt_name: str | None = None
+    truncate: Literal["end", "error"] | None = None
+    dimensions: int | None = Field(None, gt=0)
+    normalize: bool | None = None
+
+
+class Embed(Prediction[str, npt.NDArray[np.float32]]):
+    """Texts to vectors."""
+
+    def specs(self, engine: EmbedEngine | None) -> Specs:
+        dimensions = engine.dimensions if engine else -1
+        return Specs([spec("input", "BYTES", -1)], [spec("embeddings", "FP32", -1, dimensions)])
+
+    def of_instances(self, asked: Asked, instances: list[Any]) -> list[str]:
+        return [given.text for given in read_instances(asked, instances, EmbedInstance, "text")]
+
+    def of_tensors(self, _asked: Asked, tensors: Mapping[str, Array]) -> list[str]:
+        return texts_of(tensors["input"])
+
+    async def work(self, asked: Asked, engine: EmbedEngine, items: Sequence[str]) -> Sequence[npt.NDArray[np.float32]]:
+        texts = as_list(list(items), asked.served.settings.limits.max_inputs, asked.items)
+        how = asked.read(EmbedParameters)
+        done = await engine.embed(
+            texts,
+            prompt=how.prompt_name,
+            truncate=how.truncate,
+            dimensions=how.dimensions,
+            normalize=how.normalize,
+        )
+        return list(done.vectors)
+
+    def tensors(self, results: Sequence[npt.NDArray[np.float32]]) -> dict[str, Array]:
+        return {"embeddings": np.stack(results)}
+
+
+class RerankInstance(Instance):
+    """A query, and the documents to be ranked for it."""
+
+    query: StrictStr
+    documents: list[StrictStr]
+
+
+class RerankParameters(ClientBody):
+    """As `/v1/rerank` takes them."""
+
+    truncate: Literal["end", "error"] | None = None
+
+
+class Rerank(Prediction[RerankInstance, npt.NDArray[np.float32]]):
+    """A query and documents to a score for each document, in their order."""
+
+    def specs(self, _engine: Any) -> Specs:
+        return Specs([spec("query", "BYTES", 1), spec("documents", "BYTES", -1)], [spec("scores", "FP32", -1)])
+
+    def of_instances(self, asked: Asked, instances: list[Any]) -> list[RerankInstance]:
+        return read_instances(asked, instances, RerankInstance)
+
+    def of_tensors(self, _asked: Asked, tensors: Mapping[str, Array]) -> list[RerankInstance]:
+        (query,) = texts_of(tensors["query"])
+        return [RerankInstance(query=query, documents=texts_of(tensors["documents"]))]
+
+    async def work(
+        self, asked: Asked, engine: RerankEngine, items: Sequence[RerankInstance]
+    ) -> Sequence[npt.NDArray[np.float32]]:
+        limit = asked.served.settings.limits.max_inputs
+        asked.check_shares(len(item.documents) / limit for item in items)
+        truncate = asked.read(RerankParameters).truncate
+
+        async def one(index: int, item: RerankInstance) -> npt.NDArray[np.float32]:
+            with asked.naming(index):
+                check_pairs(item.query, item.documents, limit, "documents")
+                return (await engine.rerank(item.query, item.documents, truncate=truncate)).scores
+
+        return await together(one(index, item) for index, item in enumerate(items))
+
+    def tensors(self, results: Sequence[npt.NDArray[np.float32]]) -> dict[str, Array]:
+        return {"scores": results[0]}
+
+
+class TranscribeParameters(ClientBody):
+    """How audio is to be transcribed."""
+
+    language: str | None = None
+    prompt: str | None = None
+    translate: bool = False
+
+
+class AudioInstance(Instance):
+    """Audio in any format, as base64, and how to transcribe it: `{"b64": "..."}`."""
+
+    b64: StrictStr
+    language: str | None = None
+    prompt: str | None = None
+    translate: bool = False
+
+
+class Hearing(NamedTuple):
+    """An audio file, and how to transcribe it."""
+
+    file: bytes
+    how: TranscribeParameters
+
+
+class Transcribe(Prediction[Hearing, str]):
+    """Audio files to their texts."""
+
+    def specs(self, _engine: Any) -> Specs:
+        return Specs([spec("audio", "BYTES", -1)], [spec("text", "BYTES", -1)])
+
+    def of_instances(self, asked: Asked, instances: list[Any]) -> list[Hearing]:
+        found = []
+        for index, given in enumerate(read_instances(asked, instances, AudioInstance)):
+            with asked.naming(index):
+                found.append(Hearing(_decoded(given.b64), TranscribeParameters.model_validate(given.model_dump())))
+        return found
+
+    def of_tensors(self, asked: Asked, tensors: Mapping[str, Array]) -> list[Hearing]:
+        how = asked.read(TranscribeParameters)
+        return [Hearing(file, how) for file in tensors["audio"].reshape(-1).tolist()]
+
+    async def work(self, asked: Asked, engine: TranscribeEngine, items: Sequence[Hearing]) -> Sequence[str]:
+        limit_s = asked.served.settings.limits.max_audio
+        files = [io.BytesIO(item.file) for item in items]
+        lengths_s = []
+        for index, file in enumerate(files):
+            with asked.naming(index):
+                lengths_s.append(await run_in_threadpool(audio.measure, file, limit_s))
+        asked.check_shares(length_s / limit_s for length_s in lengths_s)
+        found = []
+        for index, (file, (_, how)) in enumerate(zip(files, items, strict=True)):
+            options = EngineOptions(how.language or None, how.translate, how.prompt)
+            with asked.naming(index):
+                async with contextlib.aclosing(engine.transcribe(audio.decode(file, limit_s), options)) as segments:
+                    found.append("".join([segment.text async for segment in segments]).strip())
+        return found
+
+    def tensors(self, results: Sequence[str]) -> dict[str, Array]:
+        return {"text": bytes_array(results)}
+
+
+class SpeakParameters(ClientBody):
+    """How a text is to be spoken."""
+
+    voice: str | None = None
+    language: str | None = None
+
+
+class TextInstance(Instance):
+    """A text, and how to speak it. The text alone will do in its place."""
+
+    text: StrictStr
+    voice: str | None = None
+    language: str | None = None
+
+
+class Speak(Prediction[TextInstance, bytes]):
+    """Texts to WAV files."""
+
+    def specs(self, _engine: Any) -> Specs:
+        return Specs([spec("text", "BYTES", -1)], [spec("audio", "BYTES", -1)])
+
+    def of_instances(self, asked: Asked, instances: list[Any]) -> list[TextInstance]:
+        return read_instances(asked, instances, TextInstance, "text")
+
+    def of_tensors(self, asked: Asked, tensors: Mapping[str, Array]) -> list[TextInstance]:
+        how = asked.read(SpeakParameters)
+        return [TextInstance(text=text, **how.model_dump()) for text in texts_of(tensors["text"])]
+
+    async def work(self, asked: Asked, engine: SpeakEngine, items: Sequence[TextInstance]) -> Sequence[bytes]:
+        limit = asked.served.settings.limits.max_characters
+        for index, item in enumerate(items):
+            with asked.naming(index):
+                check_text(item.text, asked.served)
+        asked.check_shares(len(item.text) / limit for item in items)
+        made = []
+        for index, item in enumerate(items):
+            with asked.naming(index):
+                speech = engine.speak(item.text, voice=item.voice or None, language=item.language or None)
+                async with contextlib.aclosing(speech) as pieces:
+                    found = [piece async for piece in pieces]
+            made.append(await run_in_threadpool(encoding.whole_wav, found, engine.sample_rate_hz))
+        return made
+
+    def predictions(self, results: Sequence[bytes]) -> Sequence[object]:
+        return [{"b64": base64.b64encode(result).decode("ascii")} for result in results]
+
+    def tensors(self, results: Sequence[bytes]) -> dict[str, Array]:
+        return {"audio": bytes_array(results)}
+
+
+class Generate(Prediction[GenerateRequest, str]):
+    """Prompts to the texts that continue them."""
+
+    def specs(self, _engine: Any) -> Specs:
+        return Specs([spec("text_input", "BYTES", -1)], [spec("text_output", "BYTES", -1)])
+
+    def of_instances(self, asked: Asked, instances: list[Any]) -> list[GenerateRequest]:
+        return read_instances(asked, instances, GenerateRequest, "text_input")
+
+    def of_tensors(self, asked: Asked, tensors: Mapping[str, Array]) -> list[GenerateRequest]:
+        how = asked.read(GenerateParameters)
+        return [GenerateRequest(text_input=text, parameters=how) for text in texts_of(tensors["text_input"])]
+
+    async def work(self, asked: Asked, engine: GenerateEngine, items: Sequence[GenerateRequest]) -> Sequence[str]:
+        asked.check_shares(1 / MAX_PROMPTS for _ in items)
+
+        async def one(index: int, item: GenerateRequest) -> str:
+            with asked.naming(index):
+                return await whole(engine, item.text_input, item.parameters.options(), asked.model)
+
+        return await together(one(index, item) for index, item in enumerate(items))
+
+    def tensors(self, results: Sequence[str]) -> dict[str, Array]:
+        return {"text_output": bytes_array(results)}
+
+    async def stream(
+        self, asked: Asked, engine: GenerateEngine, items: Sequence[GenerateRequest]
+    ) -> AsyncGenerator[dict[str, Array]]:
+        if len(items) != 1:
+            raise BadRequest(f"{asked.items} has {len(items)} prompts; a stream has one", param=asked.items)
+        options = of_adapter(engine, items[0].parameters.options(), asked.model)
+        async with contextlib.aclosing(engine.generate(items[0].text_input, options)) as pieces:
+            async for piece in pieces:
+                yield self.tensors([piece.text])
+
+
+def _decoded(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError as error:
+        raise BadRequest(f"b64 is not base64: {error}") from error
+
+
+class Predict(Prediction[dict[str, Array], dict[str, Array]]):
+    """Named arrays to named arrays: V1's instances are the rows of all, and one item is a whole request."""
+
+    def specs(self, engine: PredictEngine | None) -> Specs:
+        return Specs(engine.inputs, engine.outputs, engine.named) if engine else Specs((), (), named=False)
+
+    def of_instances(self, asked: Asked, instances: list[Any]) -> list[dict[str, Array]]:
+        return [rows_to_tensors(asked.specs, instances)]
+
+    def of_tensors(self, _asked: Asked, tensors: Mapping[str, Array]) -> list[dict[str, Array]]:
+        return [dict(tensors)]
+
+    async def work(
+        self, asked: Asked, engine: PredictEngine, items: Sequence[dict[str, Array]]
+    ) -> Sequence[dict[str, Array]]:
+        return await together(engine.predict(item, asked.outputs, asked.parameters) for item in items)
+
+    def predictions(self, results: Sequence[dict[str, Array]]) -> Sequence[object] | Array:
+        return tensors_to_rows(results[0])
+
+    def tensors(self, results: Sequence[dict[str, Array]]) -> dict[str, Array]:
+        return results[0]

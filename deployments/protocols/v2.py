@@ -1,0 +1,159 @@
+"""The Open Inference Protocol (V2), for every task: named tensors in, named tensors out, as JSON, binary or protobuf.
+
+A thin layer between a request's bytes (`open_inference`, `open_inference_grpc`) and a task's work
+(`predictions`). The gateway's gRPC methods ask here too, with the message as the body.
+"""
+
+import contextlib
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from deployments.errors import BadRequest, ServeAppError
+from deployments.protocols import open_inference_pb2 as pb
+from deployments.protocols.app import HeldStream, Served, check_name, plain_body, preceded
+from deployments.protocols.compression import compress
+from deployments.protocols.open_inference import (
+    InferRequest,
+    InferResponse,
+    read_header_length,
+    read_json,
+    write_json,
+)
+from deployments.protocols.open_inference_grpc import frame, read_proto, write_proto
+from deployments.protocols.predictions import Asked, Prediction, Specs
+from deployments.tensors import Array, Tensor, TensorSpec, fit, show
+
+PROTOBUF = "application/x-protobuf"
+"""The content type of gRPC's messages, carried as bodies."""
+THREAD_BYTES = 256 << 10
+"""Bodies over this are read off the event loop."""
+
+
+def router(prediction: Prediction[Any, Any], served: Served | None) -> APIRouter:
+    """The routes; `served` is None for documentation only."""
+    api = APIRouter(tags=["model"])
+
+    @api.post("/v2/models/{model:path}/infer", summary="Open Inference: named tensors in, named tensors out")
+    @api.post("/v2/models/{model:path}/versions/{version}/infer", summary="Open Inference, one version")
+    async def infer(request: Request, model: str, version: str = "") -> Response:
+        found = check_name(served, model, version)
+        with found.times.request() as marks:
+            given = await read_request(request, found, model, version)
+            async with found.engine(request) as engine:
+                asked, items = prepare(found, engine, prediction, given)
+                marks.predicting()
+                results = await prediction.work(asked, engine, items)
+            marks.writing()
+            return write_response(request, answer(asked, prediction.tensors(results)), given)
+
+    @api.post("/v2/models/{model:path}/infer_stream", include_in_schema=False)
+    @api.post("/v2/models/{model:path}/versions/{version}/infer_stream", include_in_schema=False)
+    async def infer_stream(request: Request, model: str, version: str = "") -> Response:
+        """For the gateway's `ModelStreamInfer`: the answers to one request, as frames."""
+        found = check_name(served, model, version)
+        given = read_proto(pb.ModelInferRequest.FromString(await request.body()))
+        async with contextlib.AsyncExitStack() as held:
+            held.enter_context(found.times.request()).predicting()
+            engine = await held.enter_async_context(found.engine(request))
+            asked, items = prepare(found, engine, prediction, given)
+            pieces = prediction.stream(asked, engine, items)
+            await held.enter_async_context(contextlib.aclosing(pieces))
+            begun = preceded(await anext(pieces), pieces)
+            return HeldStream(held.pop_all(), frames(asked, begun, given), PROTOBUF)
+        raise AssertionError  # the block above returns or raises
+
+    return api
+
+
+async def frames(asked: Asked, pieces: AsyncIterator[dict[str, Array]], given: InferRequest) -> AsyncIterator[bytes]:
+    """A stream's answers; an error in the middle is the last of them.
+
+    With Triton's `triton_enable_empty_final_response` an empty one follows, and each says whether it is the last.
+    """
+    final = bool(given.parameters.get("triton_enable_empty_final_response"))
+    try:
+        async for piece in pieces:
+            yield frame(_streamed(answer(asked, piece, {"triton_final_response": False} if final else {}), given))
+        if final:
+            yield frame(_streamed(answer(asked, {}, {"triton_final_response": True}), given))
+    except ServeAppError as error:
+        yield frame(pb.ModelStreamInferResponse(error_message=error.message))
+
+
+def _streamed(response: InferResponse, given: InferRequest) -> pb.ModelStreamInferResponse:
+    return pb.ModelStreamInferResponse(infer_response=write_proto(response, given))
+
+
+async def read_request(request: Request, served: Served, model: str, version: str) -> InferRequest:
+    """The request in whichever form it came. Raises `BadRequest`."""
+    body = await plain_body(request, served)
+    if request.headers.get("content-type") == PROTOBUF:
+        return read_proto(pb.ModelInferRequest.FromString(bytes(body)))
+    length = read_header_length(request.headers.get("inference-header-content-length"))
+
+    def read() -> InferRequest:
+        return read_json(body, length, model_name=model, model_version=version)
+
+    return await run_in_threadpool(read) if len(body) > THREAD_BYTES else read()
+
+
+def write_response(request: Request, answer: InferResponse, asked: InferRequest) -> Response:
+    """The answer in the form in which its request came."""
+    if request.headers.get("content-type") == PROTOBUF:
+        return Response(write_proto(answer, asked).SerializeToString(), media_type=PROTOBUF)
+    headers, body = write_json(answer, asked)
+    more, body = compress(body, request.headers.get("accept-encoding"))
+    response = Response(body)
+    response.raw_headers = [*headers, *more, (b"content-length", str(len(body)).encode())]
+    return response
+
+
+def prepare(
+    served: Served, engine: Any, prediction: Prediction[Any, Any], given: InferRequest
+) -> tuple[Asked, list[Any]]:
+    """What a loaded engine is to work on. Raises `BadRequest` naming the tensor that is wrong."""
+    specs = prediction.specs(engine)
+    tensors = fit_all(given.inputs, specs)
+    wanted = tuple(one.name for one in given.outputs)
+    have = [one.name for one in specs.outputs]
+    for name in wanted:
+        if have and name not in have:
+            raise BadRequest(f"unknown output {show(name)}; the model has {', '.join(have)}", param=name)
+    asked = Asked(served, given.model_name, specs, given.parameters, given.inputs[0].name, wanted)
+    return asked, prediction.of_tensors(asked, tensors)
+
+
+def answer(asked: Asked, found: Mapping[str, Array], parameters: Mapping[str, Any] | None = None) -> InferResponse:
+    """The outputs that were asked for, or all there are."""
+    outputs = [Tensor.of(name, found[name]) for name in (asked.outputs if found and asked.outputs else found)]
+    return InferResponse(asked.model, outputs, asked.served.settings.version, parameters=parameters or {})
+
+
+def fit_all(inputs: Sequence[Tensor], specs: Specs) -> dict[str, Array]:
+    """The inputs by their names, each as it is declared. Raises `BadRequest`."""
+    declared = {one.name: one for one in specs.inputs}
+    if not declared:
+        return {tensor.name: tensor.array for tensor in inputs}
+    if not specs.named and len(declared) == len(inputs) == 1:
+        (only,) = specs.inputs
+        return {only.name: _fit(inputs[0], only)}
+    for tensor in inputs:
+        if tensor.name not in declared:
+            raise BadRequest(
+                f"unknown input {show(tensor.name)}; the model has {', '.join(declared)}", param=tensor.name
+            )
+    given = {tensor.name: tensor for tensor in inputs}
+    if missing := [name for name in declared if name not in given]:
+        raise BadRequest(f"no input {', '.join(missing)}; the model has {', '.join(declared)}", param=missing[0])
+    return {name: _fit(tensor, declared[name]) for name, tensor in given.items()}
+
+
+def _fit(tensor: Tensor, spec: TensorSpec) -> Array:
+    """The array as declared; `[n, 1]` will do for `[n]`, as clients of Triton's batches send it."""
+    if len(spec.shape) == 1 and tensor.array.ndim == 2 and tensor.array.shape[1] == 1:
+        tensor = Tensor(tensor.name, tensor.datatype, tensor.array.reshape(-1), tensor.parameters)
+    return fit(tensor, spec)

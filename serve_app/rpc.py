@@ -1,0 +1,220 @@
+"""The gRPC service `inference.GRPCInferenceService`: each RPC asks the application's own HTTP paths, in this process.
+
+Contract: the Open Inference Protocol (V2) over gRPC, with Triton's repository, configuration, statistics and
+stream. Knows nothing of models; `deployments.protocols.open_inference_grpc` turns messages into tensors.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, TypeVar
+
+import grpc
+import orjson
+from google.protobuf import json_format
+from google.protobuf.message import Message
+from grpc_health.v1 import health_pb2
+from ray.serve.grpc_util import RayServegRPCContext
+from starlette.types import ASGIApp
+
+from deployments.asgi import Answer, Head, run_stream, run_unary
+from deployments.protocols import open_inference_pb2 as pb
+from deployments.protocols.open_inference_grpc import SERVICE, repository_model, split_frames
+from deployments.protocols.v2 import PROTOBUF
+
+Made = TypeVar("Made", bound=Message)
+SERVICERS = [
+    "deployments.protocols.open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server",
+    "grpc_health.v1.health_pb2_grpc.add_HealthServicer_to_server",
+    "deployments.protocols.open_inference_grpc.add_reflection_to_server",
+]
+"""What Ray Serve's gRPC servers are told to register (`grpc_options.grpc_servicer_functions`)."""
+NOT_CARRIED = frozenset({"content-type", "te", "user-agent", "grpc-accept-encoding", "accept-encoding"})
+"""Metadata about the call's own transport."""
+WATCH_S = 1.0
+CODES = {
+    400: grpc.StatusCode.INVALID_ARGUMENT,
+    401: grpc.StatusCode.UNAUTHENTICATED,
+    403: grpc.StatusCode.PERMISSION_DENIED,
+    404: grpc.StatusCode.NOT_FOUND,
+    405: grpc.StatusCode.UNIMPLEMENTED,
+    413: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    501: grpc.StatusCode.UNIMPLEMENTED,
+    502: grpc.StatusCode.UNAVAILABLE,
+    503: grpc.StatusCode.UNAVAILABLE,
+    504: grpc.StatusCode.DEADLINE_EXCEEDED,
+}
+"""gRPC's codes of HTTP's statuses; another is INTERNAL."""
+
+
+class OpenInferenceMethods:
+    """The RPCs as Ray Serve calls them, by their names: a message and its context in, a message out."""
+
+    http_app: ASGIApp
+    """What answers HTTP."""
+
+    async def ServerLive(self, _message: pb.ServerLiveRequest) -> pb.ServerLiveResponse:
+        return pb.ServerLiveResponse(live=True)
+
+    async def ServerReady(
+        self, _message: pb.ServerReadyRequest, grpc_context: RayServegRPCContext
+    ) -> pb.ServerReadyResponse:
+        answer = await self._ask(grpc_context, "GET", "/v2/health/ready")
+        return pb.ServerReadyResponse(ready=answer.status == 200)
+
+    async def ModelReady(
+        self, message: pb.ModelReadyRequest, grpc_context: RayServegRPCContext
+    ) -> pb.ModelReadyResponse:
+        answer = await self._ask(grpc_context, "GET", f"{_path(message.name, message.version)}/ready")
+        if answer.status != 503:
+            _raise_unless_done(answer, grpc_context)
+        return pb.ModelReadyResponse(ready=answer.status == 200)
+
+    async def ServerMetadata(
+        self, _message: pb.ServerMetadataRequest, grpc_context: RayServegRPCContext
+    ) -> pb.ServerMetadataResponse:
+        return await self._read(grpc_context, "/v2", pb.ServerMetadataResponse())
+
+    async def ModelMetadata(
+        self, message: pb.ModelMetadataRequest, grpc_context: RayServegRPCContext
+    ) -> pb.ModelMetadataResponse:
+        return await self._read(grpc_context, _path(message.name, message.version), pb.ModelMetadataResponse())
+
+    async def ModelConfig(
+        self, message: pb.ModelConfigRequest, grpc_context: RayServegRPCContext
+    ) -> pb.ModelConfigResponse:
+        path = f"{_path(message.name, message.version)}/config"
+        config = await self._read(grpc_context, path, pb.ModelConfig())
+        return pb.ModelConfigResponse(config=config)
+
+    async def ModelStatistics(
+        self, message: pb.ModelStatisticsRequest, grpc_context: RayServegRPCContext
+    ) -> pb.ModelStatisticsResponse:
+        path = f"{_path(message.name, message.version)}/stats" if message.name else "/v2/models/stats"
+        return await self._read(grpc_context, path, pb.ModelStatisticsResponse())
+
+    async def ModelInfer(
+        self, message: pb.ModelInferRequest, grpc_context: RayServegRPCContext
+    ) -> pb.ModelInferResponse:
+        path = f"{_path(message.model_name, message.model_version)}/infer"
+        answer = await self._ask(grpc_context, "POST", path, message.SerializeToString())
+        _raise_unless_done(answer, grpc_context)
+        return _parsed(pb.ModelInferResponse(), answer.body)
+
+    async def ModelStreamInfer(
+        self, messages: AsyncIterator[pb.ModelInferRequest], grpc_context: RayServegRPCContext
+    ) -> AsyncIterator[pb.ModelStreamInferResponse]:
+        """Each request's answers, in order: one, or as many as a text has pieces. An error ends its request only."""
+        async for message in messages:
+            path = f"{_path(message.model_name, message.model_version)}/infer_stream"
+            head = _head(grpc_context, "POST", path)
+            pieces = run_stream(self.http_app, head, message.SerializeToString())
+            first = await anext(pieces)
+            assert isinstance(first, Answer), "a stream begins with its head"
+            if first.status != 200:
+                body = b"".join([first.body, *[piece async for piece in pieces if isinstance(piece, bytes)]])
+                yield pb.ModelStreamInferResponse(
+                    error_message=_message_in(body), infer_response=pb.ModelInferResponse(id=message.id)
+                )
+                continue
+            async for found in split_frames(first.body, pieces):
+                yield _parsed(pb.ModelStreamInferResponse(), found)
+
+    async def RepositoryIndex(
+        self, message: pb.RepositoryIndexRequest, grpc_context: RayServegRPCContext
+    ) -> pb.RepositoryIndexResponse:
+        body = orjson.dumps({"ready": message.ready})
+        answer = await self._ask(grpc_context, "POST", "/v2/repository/index", body, "application/json")
+        _raise_unless_done(answer, grpc_context)
+        return _filled(pb.RepositoryIndexResponse(), {"models": orjson.loads(answer.body)})
+
+    async def RepositoryModelLoad(
+        self, message: pb.RepositoryModelLoadRequest, grpc_context: RayServegRPCContext
+    ) -> pb.RepositoryModelLoadResponse:
+        name = repository_model(message)
+        answer = await self._ask(grpc_context, "POST", f"/v2/repository/models/{name}/load")
+        _raise_unless_done(answer, grpc_context)
+        return pb.RepositoryModelLoadResponse(model_name=name, isLoaded=True)
+
+    async def RepositoryModelUnload(
+        self, message: pb.RepositoryModelUnloadRequest, grpc_context: RayServegRPCContext
+    ) -> pb.RepositoryModelUnloadResponse:
+        name = repository_model(message)
+        answer = await self._ask(grpc_context, "POST", f"/v2/repository/models/{name}/unload")
+        _raise_unless_done(answer, grpc_context)
+        return pb.RepositoryModelUnloadResponse(model_name=name, isUnloaded=True)
+
+    async def Check(
+        self, message: health_pb2.HealthCheckRequest, grpc_context: RayServegRPCContext
+    ) -> health_pb2.HealthCheckResponse:
+        """`grpc.health.v1.Health`: of the server, or of the model that `service` names."""
+        path = "/v2/health/ready" if message.service in ("", SERVICE) else f"{_path(message.service)}/ready"
+        answer = await self._ask(grpc_context, "GET", path)
+        if answer.status == 404:
+            _raise_unless_done(answer, grpc_context)
+        state = health_pb2.HealthCheckResponse
+        return state(status=state.SERVING if answer.status == 200 else state.NOT_SERVING)
+
+    async def Watch(
+        self, message: health_pb2.HealthCheckRequest, grpc_context: RayServegRPCContext
+    ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
+        """The same, now and whenever it has changed."""
+        said = None
+        while True:
+            now = await self.Check(message, grpc_context)
+            if now != said:
+                yield now
+            said = now
+            await asyncio.sleep(WATCH_S)
+
+    async def _ask(
+        self, context: RayServegRPCContext, method: str, path: str, body: bytes = b"", kind: str = PROTOBUF
+    ) -> Answer:
+        return await run_unary(self.http_app, _head(context, method, path, kind), body)
+
+    async def _read(self, context: RayServegRPCContext, path: str, message: Made) -> Made:
+        """What is at a path, as a message of the same fields."""
+        answer = await self._ask(context, "GET", path)
+        _raise_unless_done(answer, context)
+        return _filled(message, orjson.loads(answer.body))
+
+
+def _filled(message: Made, fields: dict[str, Any]) -> Made:
+    json_format.ParseDict(fields, message, ignore_unknown_fields=True)
+    return message
+
+
+def _parsed(message: Made, body: bytes) -> Made:
+    message.ParseFromString(body)
+    return message
+
+
+def _path(model: str, version: str = "") -> str:
+    return f"/v2/models/{model}" + (f"/versions/{version}" if version else "")
+
+
+def _head(context: RayServegRPCContext, method: str, path: str, kind: str = PROTOBUF) -> Head:
+    """An HTTP request to `path` with the call's metadata as its headers."""
+    headers = [
+        (key.encode(), value.encode() if isinstance(value, str) else value)
+        for key, value in context.invocation_metadata()
+        if key not in NOT_CARRIED
+    ]
+    return Head(method, path, "", b"", [*headers, (b"content-type", kind.encode())], None, 0.0)
+
+
+def _raise_unless_done(answer: Answer, context: RayServegRPCContext) -> None:
+    """End the call with the code and the message of an answer that is an error."""
+    if answer.status == 200:
+        return
+    context.set_code(CODES.get(answer.status, grpc.StatusCode.INTERNAL))
+    context.set_details(_message_in(answer.body))
+    raise RpcRefused(_message_in(answer.body))
+
+
+def _message_in(body: bytes) -> str:
+    return str(orjson.loads(body)["error"])
+
+
+class RpcRefused(Exception):
+    """Ends a call whose code and details are set."""
