@@ -28,6 +28,8 @@ class Head(NamedTuple):
     client: tuple[str, int] | None
     timeout_s: float
     """Seconds that are left for the answer to begin."""
+    model: str = ""
+    """Who is to answer, where the replica hosts several."""
 
 
 class Answer(NamedTuple):

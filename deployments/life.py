@@ -1,7 +1,7 @@
 """A model's life in its replica: one background task that brings up the version that is wanted.
 
-    unloaded → loading → ready        a version is loaded and answers
-                  ↘ failed(reason)    none is; tried again with growing pauses
+    unloaded → loading → ready → unloaded   a version is loaded and answers, until its memory is wanted
+                  ↘ failed(reason)          none is; tried again with growing pauses
 
 A new version is loaded beside the old one where memory allows, else in its place. The old one
 answers until the new one can, and stays, or comes back, if the new one cannot load. Nothing here
@@ -104,6 +104,18 @@ class Life(Generic[Loaded]):
     def loaded(self) -> Loaded | None:
         """What answers now, if anything does."""
         return self._version.loaded if self._version else None
+
+    async def unload(self) -> None:
+        """Give the memory back once no request uses it, until settings are wanted again: not before this has ended."""
+        self._wanted = None
+        self._changed.set()
+        if self._task:
+            await self._task
+        version, self._version = self._version, None
+        self.failure = None
+        self._settle("unloaded")
+        if version:
+            await self._drain(version)
 
     async def close(self) -> None:
         """Stop trying, and give the memory back."""

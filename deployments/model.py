@@ -4,10 +4,10 @@ Knows nothing of Ray and of other models; whoever hosts it says which share of t
 """
 
 import asyncio
+import contextlib
 import os
 import time
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from fastapi import Request
@@ -15,8 +15,9 @@ from pydantic import ValidationError
 from starlette.types import ASGIApp
 
 from deployments import engines, sources
+from deployments.cache import ModelCache
 from deployments.engines import Engine, LoadContext
-from deployments.errors import LoadError
+from deployments.errors import BadRequest, LoadError
 from deployments.gpu import free_bytes, used_bytes
 from deployments.life import Life
 from deployments.metrics import PredictTimes, TokenTimes
@@ -32,11 +33,16 @@ LOADING_PATIENCE_S = 600.0
 class Model:
     """A model that loads, answers through `app`, and says what it is doing.
 
-    `cpus` and `gpus` are what its host has reserved for it. The settings come by `configure()`.
+    `cpus` and `gpus` are what its host has reserved for it. The settings come by `configure()`. One with a
+    `cache` is loaded when a request asks for it; without, always.
     """
 
-    def __init__(self, identity: ModelIdentity, cpus: float, gpus: float) -> None:
+    def __init__(self, identity: ModelIdentity, cpus: float, gpus: float, cache: ModelCache | None = None) -> None:
         self.identity = identity
+        self.name = identity.name
+        self.file_bytes = 0
+        self._cache = cache
+        self._wanted: dict[str, Any] = {}
         self.settings = ModelSettings(source="")
         self._engine_class = engines.find(identity.engine)
         self._cpus, self._gpus = cpus, gpus
@@ -63,9 +69,29 @@ class Model:
         try:
             self.settings = ModelSettings.model_validate(user_config)
         except ValidationError:
-            self._life.want(user_config)  # which will fail to load, with the reason, and leave what answers
+            self._wanted = user_config  # which will fail to load, with the reason, and leave what answers
         else:
-            self._life.want({"source": self.settings.source, "options": self.settings.options})
+            self._wanted = {"source": self.settings.source, "options": self.settings.options}
+        if self._cache is None or self._life.state != "unloaded":
+            self.load()
+
+    def load(self) -> None:
+        """Begin to load what was configured."""
+        self._life.want(self._wanted)
+
+    async def unload(self) -> None:
+        """Give the memory back once no request uses it."""
+        await self._life.unload()
+
+    def failed(self) -> bool:
+        """Whether it could not be loaded."""
+        return self._life.state == "failed"
+
+    async def release(self) -> None:
+        """Have it unloaded because a client says so. Raises `BadRequest` for one that is always loaded."""
+        if self._cache is None:
+            raise BadRequest(f"{self.name} is always loaded; with `load: on-demand` in the catalog it can be unloaded")
+        await self._cache.drop(self)
 
     async def close(self) -> None:
         """Stop loading, and give the memory back."""
@@ -76,13 +102,19 @@ class Model:
         engine = self._life.loaded()
         return engine is None or engine.alive()
 
-    def engine(self, request: Request) -> AbstractAsyncContextManager[Any]:
+    @contextlib.asynccontextmanager
+    async def engine(self, request: Request) -> AsyncIterator[Any]:
         """The loaded engine, held for one request."""
-        return self._life.use(min(request.scope["serve_app.timeout_s"], LOADING_PATIENCE_S))
+        timeout_s = min(request.scope["serve_app.timeout_s"], LOADING_PATIENCE_S)
+        async with contextlib.AsyncExitStack() as held:
+            if self._cache:
+                await held.enter_async_context(self._cache.hold(self, timeout_s))
+            yield await held.enter_async_context(self._life.use(timeout_s))
 
     def check(self) -> None:
-        """Raise `ModelUnavailable` unless a version answers."""
-        self._life.check()
+        """Raise `ModelUnavailable` unless a version answers, or will be loaded for the next request."""
+        if self._cache is None or self._life.state != "unloaded":
+            self._life.check()
 
     def status(self) -> ModelStatus:
         """What it is doing now."""
@@ -95,6 +127,7 @@ class Model:
             failure=self._life.failure,
             pid=os.getpid(),
             adapters=self.adapters(),
+            version=self.settings.version,
         )
 
     def loaded(self) -> Engine | None:
@@ -120,6 +153,7 @@ class Model:
         except ValidationError as error:
             raise LoadError(f"these settings are not valid: {_first(error)}") from error
         path = sources.resolve(settings.source, progress)
+        self.file_bytes = sources.size_bytes(path)
         context = LoadContext(
             name=self.identity.name,
             cpus=self._cpus,

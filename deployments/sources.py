@@ -35,6 +35,11 @@ def resolve(source: str, progress: Progress) -> Path:
     return SCHEMES[scheme](source, progress)
 
 
+def size_bytes(path: Path) -> int:
+    """Bytes of a folder's files, or of a file. Blocks."""
+    return sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())
+
+
 def _from_package(source: str, _progress: Progress) -> Path:
     package = source.partition("://")[2]
     try:

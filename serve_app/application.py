@@ -15,10 +15,11 @@ from ray import serve
 from ray.serve import Application
 from ray.serve.schema import LoggingConfig
 
+from deployments.cache import Budget
 from deployments.replica import ModelReplica
 from serve_app import catalog as catalogs
 from serve_app import environment
-from serve_app.catalog import GATEWAY, Catalog, Model, Scaling
+from serve_app.catalog import GATEWAY, SHARED, Catalog, Model, Scaling
 from serve_app.gateway import Gateway, GatewaySettings
 from serve_app.resolve import ModelEntry
 from serve_app.rpc import SERVICERS
@@ -46,32 +47,49 @@ def build(args: BuildArgs) -> Application:
     """The application of a catalog. Raises `CatalogError` where the catalog is not valid."""
     given = args.catalog or environment.catalog_name()
     catalog = catalogs.parse(given) if isinstance(given, dict) else catalogs.load(given)
-    replicas = {model.name: _replica(model) for model in catalog.models}
+    hosts = {name: _replica(name, models, catalog) for name, models in hosted(catalog).items()}
+    inline = [model.identity.model_dump(mode="json") for model in catalog.models if model.inline]
     deployment = serve.deployment(serve.ingress()(Gateway))
-    return deployment.options(name=GATEWAY, logging_config=LOGGING, **gateway_options(catalog)).bind(replicas)
+    return deployment.options(name=GATEWAY, logging_config=LOGGING, **gateway_options(catalog)).bind(hosts, inline)
 
 
-def _replica(model: Model) -> Application:
+def hosted(catalog: Catalog) -> dict[str, list[Model]]:
+    """The deployments beside the gateway, and the models that each hosts."""
+    found: dict[str, list[Model]] = {}
+    for model in catalog.models:
+        if not model.inline:
+            found.setdefault(model.deployment, []).append(model)
+    return found
+
+
+def _replica(name: str, models: list[Model], catalog: Catalog) -> Application:
     deployment = serve.deployment(ModelReplica)
-    return deployment.options(name=model.name, logging_config=LOGGING, **model_options(model)).bind(
-        model.identity.model_dump(mode="json")
+    identities = [model.identity.model_dump(mode="json") for model in models]
+    return deployment.options(name=name, logging_config=LOGGING, **host_options(models, catalog)).bind(
+        identities, on_demand=name == SHARED
     )
 
 
-def model_options(model: Model) -> dict[str, Any]:
-    """Ray Serve's options of a model's deployment, as its schema spells them."""
-    variables = {} if model.resources.gpu else {"CUDA_VISIBLE_DEVICES": ""}
-    actor: dict[str, Any] = {"num_cpus": model.resources.cpu, "num_gpus": model.resources.gpu}
-    if model.resources.memory:
-        actor["memory"] = int(model.resources.memory)
+def host_options(models: list[Model], catalog: Catalog) -> dict[str, Any]:
+    """Ray Serve's options of the deployment that hosts these, as its schema spells them."""
+    (one, *_), several = models, models[0].deployment == SHARED
+    resources = catalog.on_demand.resources if several else one.resources
+    scaling = Scaling(target=catalog.on_demand.target) if several else one.scaling
+    config: dict[str, Any] = {"models": {model.name: model.settings.model_dump(mode="json") for model in models}}
+    if several:
+        config["budget"] = catalog.on_demand.model_dump(mode="json", include=set(Budget.model_fields))
+    variables = {} if resources.gpu else {"CUDA_VISIBLE_DEVICES": ""}
+    actor: dict[str, Any] = {"num_cpus": resources.cpu, "num_gpus": resources.gpu}
+    if resources.memory:
+        actor["memory"] = int(resources.memory)
     if variables:
         actor["runtime_env"] = {"env_vars": variables}
     return {
         "ray_actor_options": actor,
-        "user_config": model.settings.model_dump(mode="json"),
+        "user_config": config,
         "health_check_period_s": HEALTH_PERIOD_S,
         "health_check_timeout_s": 60.0,
-        **scaling_options(model.scaling),
+        **scaling_options(scaling),
     }
 
 
@@ -86,11 +104,15 @@ def gateway_options(catalog: Catalog) -> dict[str, Any]:
             aliases=model.aliases,
             timeout_s=model.timeout_s,
             note=model.settings.note,
+            deployment=model.deployment,
         )
         for model in catalog.models
     )
     settings = GatewaySettings(
-        models=entries, max_body=int(catalog.gateway.max_body), max_reading=int(catalog.gateway.max_reading)
+        models=entries,
+        inline={model.name: model.settings.model_dump(mode="json") for model in catalog.models if model.inline},
+        max_body=int(catalog.gateway.max_body),
+        max_reading=int(catalog.gateway.max_reading),
     )
     variables = {
         "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(MAX_ANSWER_BYTES),
@@ -139,7 +161,7 @@ def serve_config(catalog: Catalog, path: Path, host: str, port: int, grpc_port: 
                 "args": {"catalog": str(path), "structure": structure(catalog)},
                 "deployments": [
                     {"name": GATEWAY, **gateway_options(catalog)},
-                    *({"name": model.name, **model_options(model)} for model in catalog.models),
+                    *({"name": name, **host_options(models, catalog)} for name, models in hosted(catalog).items()),
                 ],
             }
         ],
@@ -148,5 +170,5 @@ def serve_config(catalog: Catalog, path: Path, host: str, port: int, grpc_port: 
 
 def structure(catalog: Catalog) -> str:
     """Digest of what only new replicas can change: which models there are, and their identities."""
-    identities = [model.identity.model_dump(mode="json") for model in catalog.models]
+    identities = [(model.deployment, model.identity.model_dump(mode="json")) for model in catalog.models]
     return hashlib.sha256(orjson.dumps(identities)).hexdigest()[:16]

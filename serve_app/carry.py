@@ -55,7 +55,7 @@ async def pack(body: bytes | bytearray) -> Parcel:
 
 
 class Carrier:
-    """The way to one model's replicas."""
+    """The way to the replicas of one deployment."""
 
     def __init__(self, name: str, handle: "DeploymentHandle[Any]") -> None:
         self._name = name
@@ -64,7 +64,7 @@ class Carrier:
         self._stream = handle.options(method_name="stream", stream=True)
         self._stream_large = handle.options(method_name="stream", stream=True, _by_reference=True)
         self._report = handle.options(method_name="report")
-        self._last: ModelStatus | None = None
+        self._last: list[ModelStatus] = []
 
     async def carry(self, head: Head, parcel: Parcel, send: Send) -> None:
         """Have the request answered through `send`. Cancelling this cancels the work in the replica.
@@ -87,11 +87,11 @@ class Carrier:
                 log.warning("%s: a replica was lost (attempt %d of %d): %s", self._name, attempt, ATTEMPTS, error)
         raise ReplicaLost(f"{ATTEMPTS} replicas of {self._name} died while they answered this request")
 
-    async def status(self) -> ModelStatus | None:
-        """What one of the model's replicas says of itself; what was said last when none answers soon.
+    async def statuses(self) -> list[ModelStatus]:
+        """What one of the replicas says of its models; what was said last when none answers soon.
 
         A question about the state waits in the same queue as the requests, so that a busy model is
-        slow to answer it. None while nothing was ever said.
+        slow to answer it. Nothing while nothing was ever said.
         """
         response = self._report.remote()
         try:

@@ -13,12 +13,15 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from deployments import engines
+from deployments.cache import Budget
 from deployments.engines import Task
 from deployments.errors import ServeAppError
 from deployments.settings import DurationS, Frozen, Limits, ModelIdentity, ModelSettings
 
 SHIPPED = Path(__file__).parent / "catalogs"
 GATEWAY = "gateway"
+SHARED = "on-demand"
+"""The deployment of all models that are loaded on demand."""
 """The entrance's deployment, beside which each model's is called by the model's name."""
 RESERVED_ROUTES = ("/v1", "/v2", "/openai", "/docs", "/openapi.json", "/static-offline-docs", "/embed", "/rerank", "/-")
 """First path segments that the application itself answers."""
@@ -86,6 +89,8 @@ class Model(Frozen):
         "transcription, whose answer begins with its end unless it is streamed",
     )
     limits: Limits = Limits()
+    load: Literal["always", "on-demand"] = Field("always", description="on-demand: when it is asked for; see on_demand")
+    inline: bool = Field(False, description="run it inside the gateway: for small models on the CPU, saves a hop")
     version: str = Field("1", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="what V2's clients know as its version")
 
     @field_validator("engine")
@@ -101,6 +106,21 @@ class Model(Frozen):
         if isinstance(given, dict) and isinstance(given.get("name"), str):
             return {"route": f"/{given['name']}", "predictor": f"{given['name']}-predictor"} | given
         return given
+
+    @model_validator(mode="after")
+    def _hosted_once(self) -> "Model":
+        if self.inline and self.load == "on-demand":
+            raise ValueError("inline and load: on-demand exclude each other")
+        host = "on_demand:" if self.load == "on-demand" else "gateway:" if self.inline else None
+        for key in ("resources", "scaling") if host else ():
+            if key in self.model_fields_set:
+                raise ValueError(f"{key} is its host's here; set it under {host}")
+        return self
+
+    @property
+    def deployment(self) -> str:
+        """The Ray Serve deployment that hosts it."""
+        return SHARED if self.load == "on-demand" else GATEWAY if self.inline else self.name
 
     @property
     def task(self) -> Task:
@@ -142,6 +162,13 @@ class Gateway(Frozen):
     )
 
 
+class OnDemand(Budget):
+    """The one replica that hosts all models with `load: on-demand`, and how many of them it holds at once."""
+
+    resources: Resources = Resources()
+    target: int = Field(64, ge=1, description="requests in progress at once; four times as many may wait")
+
+
 class Catalog(Frozen):
     """The whole application."""
 
@@ -149,14 +176,16 @@ class Catalog(Frozen):
     namespace: Name = "default"
     layout: Literal["single"] = "single"
     gateway: Gateway = Gateway()
+    on_demand: OnDemand = OnDemand()
     models: tuple[Model, ...]
 
     @model_validator(mode="after")
     def _unique(self) -> "Catalog":
         if not self.models:
             raise ValueError("models is empty; a catalog has at least one")
-        if any(model.name == GATEWAY for model in self.models):
-            raise ValueError(f"a model is named {GATEWAY!r}, which is what the entrance is called; give another name")
+        for model in self.models:
+            if model.name in (GATEWAY, SHARED):
+                raise ValueError(f"a model is named {model.name!r}, which is what a deployment is called; rename it")
         names = [(model.name, label) for model in self.models for label in (model.name, *model.aliases)]
         _refuse_shared("name or alias", names)
         _refuse_shared("predictor", [(model.name, model.predictor) for model in self.models])

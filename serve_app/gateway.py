@@ -7,20 +7,22 @@ It answers itself only what is about all models at once: lists, health, docs.
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 import orjson
+from pydantic import Field
 from python_multipart.multipart import parse_options_header
 from ray.serve.handle import DeploymentHandle
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from deployments.asgi import Head
-from deployments.errors import ModelNotFound
+from deployments.asgi import Head, receive_of, scope_of
+from deployments.errors import DeadlineExceeded, ModelNotFound
+from deployments.model import Model
 from deployments.protocols import ROUTERS, models
 from deployments.protocols.app import ModelStatus, build_app
-from deployments.settings import Frozen
+from deployments.settings import Frozen, ModelIdentity
 from serve_app.carry import Carrier, pack
 from serve_app.edge import Edge, declared_bytes
 from serve_app.multipart import field_of
@@ -40,18 +42,26 @@ THREAD_BYTES = 1 << 20
 
 
 class GatewaySettings(Frozen):
-    """What `reconfigure()` can change: the models' names and routes, and limits in bytes."""
+    """What `reconfigure()` can change: the models' names and routes, those hosted here, and limits in bytes."""
 
     models: tuple[ModelEntry, ...]
+    inline: dict[str, dict[str, Any]] = Field({})
+    """Dumped `ModelSettings` of the models that the gateway itself hosts."""
     max_body: int
     max_reading: int
 
 
 class Gateway(OpenInferenceMethods):
-    """The Ray Serve deployment; `handles` lead to each model's replicas, by name."""
+    """The Ray Serve deployment.
 
-    def __init__(self, handles: Mapping[str, "DeploymentHandle[Any]"]) -> None:
+    `handles` lead to the replicas of the other deployments, by name; `inline` are the dumped `ModelIdentity`s of
+    the models that are hosted here.
+    """
+
+    def __init__(self, handles: Mapping[str, "DeploymentHandle[Any]"], inline: Sequence[dict[str, Any]] = ()) -> None:
         self._carriers = {name: Carrier(name, handle) for name, handle in handles.items()}
+        made = [Model(ModelIdentity.model_validate(one), cpus=1, gpus=0) for one in inline]
+        self._inline = {model.name: model for model in made}
         self._settings = GatewaySettings(models=(), max_body=0, max_reading=0)
         self._routes = Routes(())
         self._room = Room(lambda: self._settings.max_reading)
@@ -68,6 +78,8 @@ class Gateway(OpenInferenceMethods):
             log.exception("these gateway settings are not valid; the old ones stay in force")
             return
         self._routes = Routes(self._settings.models, self._adapters)
+        for name, settings in self._settings.inline.items():
+            self._inline[name].configure(settings)
         tasks = {model.task: None for model in self._settings.models}
         documented = [make(None) for make in dict.fromkeys(make for task in tasks for make in ROUTERS[task])]
         self._own = build_app(
@@ -90,9 +102,13 @@ class Gateway(OpenInferenceMethods):
         with self._room.take(expected) as grow:
             body = await read_body(receive, expected, grow)
             target = await self._choose(found, scope, headers, body)
+            head = _head(scope, target)
+            if hosted := self._inline.get(target.model.name):
+                await answer_inline(hosted, head, body, send)
+                return
             parcel = await pack(body)
             del body  # a large one is in the object store now, and need not be kept besides
-        await self._carriers[target.model.name].carry(_head(scope, target), parcel, send)
+        await self._carriers[target.model.deployment].carry(head, parcel, send)
 
     async def _choose(
         self, target: Target | Open, scope: Scope, headers: Mapping[bytes, bytes], body: bytes | bytearray
@@ -119,9 +135,9 @@ class Gateway(OpenInferenceMethods):
 
     async def _learn_adapters(self) -> bool:
         """Ask the models that can have adapters for the names of them. Whether there was news."""
-        able = [entry.name for entry in self._settings.models if entry.task == "generate"]
-        states = await asyncio.gather(*(self._carriers[name].status() for name in able))
-        found = {name: state.adapters for name, state in zip(able, states, strict=True) if state}
+        able = {model.deployment for model in self._settings.models if model.task == "generate"} & self._carriers.keys()
+        states = await asyncio.gather(*(self._carriers[name].statuses() for name in able))
+        found = {state.name: state.adapters for several in states for state in several if state.adapters}
         news = found != self._adapters
         if news:
             self._adapters = found
@@ -130,11 +146,12 @@ class Gateway(OpenInferenceMethods):
 
     async def _states(self) -> list[ModelStatus]:
         """Every model's state, asked of all at once."""
-        entries = self._settings.models
-        found = await asyncio.gather(*(self._carriers[entry.name].status() for entry in entries))
+        told = await asyncio.gather(*(carrier.statuses() for carrier in self._carriers.values()))
+        found = {status.name: status for several in told for status in several}
+        found |= {name: model.status() for name, model in self._inline.items()}
         return [
-            status or ModelStatus(entry.name, entry.task, "", "starting", "its replica is starting")
-            for entry, status in zip(entries, found, strict=True)
+            found.get(entry.name) or ModelStatus(entry.name, entry.task, "", "starting", "its replica is starting")
+            for entry in self._settings.models
         ]
 
     async def _listed(self) -> list[models.Listing]:
@@ -143,6 +160,24 @@ class Gateway(OpenInferenceMethods):
             models.Listing(model.name, model.aliases, model.task, model.note, self._adapters.get(model.name, ()))
             for model in self._settings.models
         ]
+
+
+async def answer_inline(model: Model, head: Head, body: bytes | bytearray, send: Send) -> None:
+    """Have a model of this process answer, within the request's time. Raises `DeadlineExceeded`."""
+    begun = False
+
+    async def begin(message: Message) -> None:
+        nonlocal begun
+        if not begun:
+            begun = True
+            deadline.reschedule(None)
+        await send(message)
+
+    try:
+        async with asyncio.timeout(head.timeout_s) as deadline:
+            await model.streaming_app(scope_of(head), receive_of(bytes(body)), begin)
+    except TimeoutError:
+        raise DeadlineExceeded(f"{model.name} did not begin to answer within {head.timeout_s:g} s") from None
 
 
 def _head(scope: Scope, target: Target) -> Head:
@@ -155,6 +190,7 @@ def _head(scope: Scope, target: Target) -> Head:
         headers=[(bytes(name), bytes(value)) for name, value in scope["headers"]],
         client=(client[0], client[1]) if client else None,
         timeout_s=target.model.timeout_s,
+        model=target.model.name,
     )
 
 

@@ -6,7 +6,7 @@ import socket
 import psutil
 
 from deployments.errors import ServeAppError
-from serve_app.catalog import Catalog
+from serve_app.catalog import SHARED, Catalog
 
 OBJECT_STORE_SHARE = 0.15
 MAX_OBJECT_STORE_BYTES = 4 << 30
@@ -39,7 +39,9 @@ def object_store_bytes() -> int:
 
 def check_fits(catalog: Catalog, cpus: float, gpus: int, memory_bytes: int) -> None:
     """Raise `MachineError`, with the numbers, for a catalog whose least replicas cannot all be placed."""
-    rows = [(m.name, m.resources, m.scaling.min) for m in catalog.models]
+    rows = [(m.name, m.resources, m.scaling.min) for m in catalog.models if m.deployment == m.name]
+    if any(model.deployment == SHARED for model in catalog.models):
+        rows.append((SHARED, catalog.on_demand.resources, 1))
     asked_cpu = sum(r.cpu * n for _, r, n in rows) + catalog.gateway.cpu * catalog.gateway.scaling.min
     asked_memory = sum((r.memory or 0) * n for _, r, n in rows)
     fractions = [r.gpu for _, r, n in rows for _ in range(n) if r.gpu]

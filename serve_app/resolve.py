@@ -40,6 +40,8 @@ class ModelEntry(Frozen):
     timeout_s: float = 600.0
     note: str = ""
     """What people should know of its quality."""
+    deployment: str = ""
+    """The Ray Serve deployment that hosts it."""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.live import Live
 
 from deployments.errors import ServeAppError
+from deployments.protocols.models import SETTLED
 from serve_app import catalog as catalogs
 from serve_app import environment, instance, machine, screen
 from serve_app.application import serve_config
@@ -185,7 +186,7 @@ def _states(this: Instance, catalog: Catalog, supervisor: subprocess.Popen[bytes
     states = [
         {"name": model.name, "state": "starting", "progress": "its replica is starting"} for model in catalog.models
     ]
-    while any(state["state"] not in ("ready", "failed") for state in states):
+    while any(state["state"] not in SETTLED for state in states):
         if supervisor.poll() is not None:
             raise StartError(f"Ray ended by itself. {_log_tail(this.port)}")
         states = _health(this) or states

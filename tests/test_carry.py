@@ -10,6 +10,7 @@ from ray.serve.exceptions import BackPressureError
 
 from deployments.asgi import Answer, Head
 from deployments.errors import DeadlineExceeded, QueueFull, ReplicaLost
+from deployments.protocols.app import ModelStatus
 from serve_app.carry import ATTEMPTS, INLINE_BYTES, BrokenStream, Carrier, Parcel, pack, wants_stream
 
 HEAD = Head("POST", "/v1/x", "", b"", [], None, 30.0)
@@ -188,8 +189,8 @@ def test_which_bodies_ask_for_a_stream(body: bytes, expected: bool) -> None:
 
 async def test_a_busy_model_keeps_its_last_status(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serve_app.carry.STATUS_TIMEOUT_S", 0.01)
-    known = object()
+    known = [ModelStatus("m", "embed", "fake", "ready")]
     carrier = Carrier("m", Handle(lambda n: asyncio.Event().wait() if n != 2 else known))
-    assert await carrier.status() is None
-    assert await carrier.status() is known
-    assert await carrier.status() is known
+    assert await carrier.statuses() == []
+    assert await carrier.statuses() is known
+    assert await carrier.statuses() is known

@@ -56,6 +56,7 @@ class ModelStatus:
     pid: int | None = None
     adapters: tuple[str, ...] = ()
     """Names of the LoRA adapters that it has loaded, which are models of their own to clients."""
+    version: str = "1"
 
 
 class Served(Protocol):
@@ -66,6 +67,9 @@ class Served(Protocol):
 
     def engine(self, request: Request) -> AbstractAsyncContextManager[Any]:
         """The loaded engine, waited for within the request's deadline. Raises `ModelUnavailable`."""
+
+    async def release(self) -> None:
+        """Unload it. Raises `BadRequest` where it is always loaded."""
 
     def status(self) -> ModelStatus: ...
 

@@ -8,12 +8,12 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from deployments.engines import Task
 from deployments.errors import MethodNotAllowed
-from deployments.protocols.app import ModelStatus, Served, check_name, json_response
+from deployments.protocols.app import ClientBody, ModelStatus, Served, check_name, json_response, read_json
 from deployments.protocols.predictions import Prediction
 from deployments.tensors import TensorSpec
 
@@ -50,7 +50,7 @@ def _card(id: str, model: Listing) -> dict[str, object]:
     return card | ({"description": model.note} if model.note else {})
 
 
-SETTLED = ("ready", "failed")
+SETTLED = ("ready", "failed", "unloaded")
 
 
 def health(models: Sequence[ModelStatus], came_up: Collection[str] = ()) -> Response:
@@ -59,8 +59,9 @@ def health(models: Sequence[ModelStatus], came_up: Collection[str] = ()) -> Resp
     A model that failed, or that loads again, does not take the server's readiness with it; its own
     readiness says why. `came_up` are the models that had come up, or failed, before.
     """
+    answering = ("ready", "unloaded")  # the second is loaded when it is asked for
     settled = all(model.state in SETTLED or model.name in came_up for model in models)
-    ready = settled and any(model.state == "ready" for model in models)
+    ready = settled and any(model.state in answering for model in models)
     listed = [
         {"name": m.name, "state": m.state, **({"progress": m.progress} if m.progress else {})}
         | ({"reason": m.failure} if m.failure else {})
@@ -92,6 +93,12 @@ def server_router(listed: Listed, states: States, came_up: set[str]) -> APIRoute
     @api.get("/v2/models", summary="Names of the models")
     async def names() -> Response:
         return json_response({"models": model_list(await listed())["models"]})
+
+    @api.post("/v2/repository/index", summary="Every model and whether it is loaded, as Triton lists them")
+    async def index(request: Request) -> Response:
+        only_ready = (await read_json(request, IndexRequest)).ready if await request.body() else False
+        rows = [index_row(state) for state in await states()]
+        return json_response([row for row in rows if row["state"] == "READY" or not only_ready])
 
     @api.get("/v2/health/live", summary="Liveness")
     async def live() -> Response:
@@ -129,6 +136,16 @@ def router(prediction: Prediction[Any, Any], served: Served) -> APIRouter:
         update = {"reason": f"the newest settings are not in force: {status.failure}"} if status.failure else {}
         return json_response({"name": _named(model, status), "ready": True, **update})
 
+    @api.post("/v2/repository/models/{model:path}/load", summary="Load a model, and wait for it")
+    async def load(request: Request, model: str) -> Response:
+        async with check_name(served, model).engine(request):
+            return json_response({"name": model, "load": True})
+
+    @api.post("/v2/repository/models/{model:path}/unload", summary="Unload a model that is loaded on demand")
+    async def unload(model: str) -> Response:
+        await check_name(served, model).release()
+        return json_response({"name": model, "unload": True})
+
     @api.get("/v2/models/{model:path}/config", summary="Model configuration, as Triton tells it")
     @api.get("/v2/models/{model:path}/versions/{version}/config", summary="Configuration of a version")
     async def model_config(model: str, version: str = "") -> Response:
@@ -155,6 +172,23 @@ def router(prediction: Prediction[Any, Any], served: Served) -> APIRouter:
         return json_response(described | {"platform": f"serve-app-{status.engine}"} | tensors)
 
     return api
+
+
+class IndexRequest(ClientBody):
+    """Triton's body of a repository index."""
+
+    ready: bool = False
+    """Whether only those that are loaded are listed."""
+
+
+INDEX_STATES = {"ready": "READY", "loading": "LOADING"}
+
+
+def index_row(state: ModelStatus) -> dict[str, str]:
+    """One model of the repository index; what is neither loaded nor loading is `UNAVAILABLE`, with the reason."""
+    reason = state.failure or ("unloaded" if state.state == "unloaded" else state.progress)
+    shown = INDEX_STATES.get(state.state, "UNAVAILABLE")
+    return {"name": state.name, "version": state.version, "state": shown, "reason": reason}
 
 
 def config_of(name: str, served: Served, prediction: Prediction[Any, Any]) -> dict[str, object]:

@@ -39,5 +39,8 @@ class Served(Generic[Held]):
     def check(self) -> None:
         pass
 
+    async def release(self) -> None:
+        self.released = True
+
     def adapters(self) -> tuple[str, ...]:
         return tuple(getattr(self._engine, "adapters", tuple)())
