@@ -131,13 +131,27 @@ def guess(name: str, estimator: Any, method: str) -> TensorSpec:
     return TensorSpec(name=name, datatype="FP64", shape=(-1, width))
 
 
+def judges_rows_alone(estimator: Any) -> bool:
+    """Whether the answer to a row is the same whatever rows are beside it, but for rounding, as far as is known.
+
+    NMF's is not: its transform iterates until all rows together have converged, and answers differ by some 0.5 %.
+    """
+    from sklearn.decomposition import NMF, MiniBatchNMF
+
+    return not any(isinstance(part, NMF | MiniBatchNMF) for part in [estimator, *_parameters(estimator).values()])
+
+
 def bound_jobs(estimator: Any, threads: int) -> None:
     """Have no part of the estimator start more threads than there are for it (`n_jobs: -1` is all of the machine's)."""
-    parameters = estimator.get_params() if hasattr(estimator, "get_params") else {}
-    jobs = {name: value for name, value in parameters.items() if name.rpartition("__")[2] == "n_jobs"}
+    jobs = {name: value for name, value in _parameters(estimator).items() if name.rpartition("__")[2] == "n_jobs"}
     over = {name: threads for name, value in jobs.items() if isinstance(value, int) and not 0 < value <= threads}
     if over:
         estimator.set_params(**over)
+
+
+def _parameters(estimator: Any) -> dict[str, Any]:
+    """What it was made with, its steps and their parameters included."""
+    return dict(estimator.get_params()) if hasattr(estimator, "get_params") else {}
 
 
 def _matrix(asked: MatrixInput, count: int) -> TensorSpec:

@@ -21,6 +21,7 @@ from deployments.tensors import Array, TensorSpec
 log = logging.getLogger(__name__)
 Method = Literal["predict", "predict_proba", "transform", "decision_function"]
 ANSWER = "output-0"
+BATCH_ROWS = 1024
 
 
 class Options(Frozen):
@@ -29,11 +30,12 @@ class Options(Frozen):
     trusted_types: tuple[str, ...] = Field((), description="types in a skops file that may be loaded")
     method: Method = Field("predict", description="what is called when a request names no output")
     input: MatrixInput | None = Field(None, description="datatype and shape of the input, where they are not found out")
-    batch_rows: int = Field(
-        1024,
+    batch_rows: int | None = Field(
+        None,
         gt=0,
-        description="rows computed together; 1 computes each request alone, for a model whose answer to a row depends "
-        "on the rows beside it (NMF, a FunctionTransformer over the whole table)",
+        description=f"rows of several requests computed together; by default {BATCH_ROWS}. 1 computes requests alone, "
+        "for a model whose answer to a row depends on the rows beside it: the default for NMF, and to be said for a "
+        "FunctionTransformer that looks at the whole table",
     )
     threads: int | None = Field(None, gt=0, description="CPU threads; by default the replica's whole CPUs, else all")
 
@@ -70,7 +72,8 @@ class Engine:
         self.outputs = self._declare_outputs(sample)
         self._datatypes = {one.name: one.datatype for one in self.outputs}
         self.app: ASGIApp | None = None
-        self._rows = Rows(context.name, self._compute, max_rows=options.batch_rows, max_queue=context.max_queue)
+        most = options.batch_rows or (BATCH_ROWS if _estimators.judges_rows_alone(self._estimator) else 1)
+        self._rows = Rows(context.name, self._compute, max_rows=most, max_queue=context.max_queue)
 
     def close(self) -> None:
         """Stop the thread and drop the model."""

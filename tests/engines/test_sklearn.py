@@ -20,7 +20,7 @@ import skops.io
 from sklearn.base import BaseEstimator
 from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_diabetes, load_iris
-from sklearn.decomposition import PCA
+from sklearn.decomposition import NMF, PCA
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LinearRegression, LogisticRegression
@@ -319,6 +319,15 @@ async def test_requests_that_wait_are_computed_together(serve: Callable[..., Any
         assert len(COUNTED) < 10
         for rows, one in zip(requests, found, strict=True):
             np.testing.assert_allclose(one["predict_proba"], model.predict_proba(rows), rtol=1e-12)
+
+
+async def test_a_model_whose_rows_depend_on_each_other_computes_each_request_alone(serve: Callable[..., Any]) -> None:
+    model = make_pipeline(NMF(2, init="nndsvda", max_iter=500)).fit(IRIS)
+    with serve(model, method="transform") as engine:
+        requests = [IRIS[at : at + 3] for at in range(30)]
+        found = await asyncio.gather(*(predict(engine, rows) for rows in requests))
+        for rows, one in zip(requests, found, strict=True):
+            np.testing.assert_array_equal(one["output-0"], model.transform(rows))
 
 
 async def test_requests_of_different_kinds_do_not_mix(serve: Callable[..., Any]) -> None:
