@@ -6,10 +6,9 @@ The rows of all requests that wait are computed in one call. Knows nothing of HT
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from pydantic import Field
-from starlette.types import ASGIApp
 
 from deployments.engines import LoadContext, Task, _estimator_files, _estimators
 from deployments.engines._estimators import MATRIX, MatrixInput
@@ -17,6 +16,9 @@ from deployments.engines._rows import Rows, Tensors, Wanted
 from deployments.errors import BadRequest, EngineError, LoadError
 from deployments.settings import Frozen
 from deployments.tensors import Array, TensorSpec
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
 
 log = logging.getLogger(__name__)
 Method = Literal["predict", "predict_proba", "transform", "decision_function"]
@@ -66,13 +68,15 @@ class Engine:
         try:
             _estimators.bound_jobs(self._estimator, self._threads)
             self.inputs, self.columns, sample = _estimators.declare_inputs(self._estimator, options.input)
+            most = options.batch_rows or (BATCH_ROWS if _estimators.judges_rows_alone(self._estimator) else 1)
+            if self.columns:
+                import pandas as pd  # noqa: F401
         except Exception as error:
             raise LoadError(f"cannot tell what {file.name} takes: {_estimator_files.said(error)}") from error
         self.named = self.inputs[0].name != MATRIX
         self.outputs = self._declare_outputs(sample)
         self._datatypes = {one.name: one.datatype for one in self.outputs}
         self.app: ASGIApp | None = None
-        most = options.batch_rows or (BATCH_ROWS if _estimators.judges_rows_alone(self._estimator) else 1)
         self._rows = Rows(context.name, self._compute, max_rows=most, max_queue=context.max_queue)
 
     def close(self) -> None:
@@ -121,7 +125,7 @@ class Engine:
                 continue
             try:
                 found[name] = _estimators.spec_of(name, _estimators.as_tensor(made))
-            except EngineError as error:
+            except (EngineError, ValueError) as error:
                 if name == ANSWER:
                     raise LoadError(f"{method} gives no tensor: {error}") from error
                 log.info("there is no output %s: %s", method, error)

@@ -5,8 +5,9 @@ import functools
 import logging
 import os
 import pickle
+import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,9 @@ IRIS, SPECIES = load_iris(return_X_y=True)
 WORDS = np.array(["setosa", "versicolor", "virginica"])
 COUNTED: list[int] = []
 """Rows of each call of a `Counting` estimator."""
+OPEN = threading.Event()
+"""Until it is set, a `Counting` estimator computes nothing."""
+OPEN.set()
 
 
 @functools.cache
@@ -46,10 +50,11 @@ def iris_model() -> LogisticRegression:
 
 
 class Counting(LogisticRegression):  # type: ignore[misc]
-    """Tells how many rows each call had."""
+    """Tells how many rows each call had, and waits until it may go on."""
 
     def predict_proba(self, X: Any) -> Any:  # noqa: N803
         COUNTED.append(len(X))
+        assert OPEN.wait(10)
         return super().predict_proba(X)
 
 
@@ -309,14 +314,24 @@ async def test_an_estimator_that_refuses_the_made_up_row_is_served(serve: Callab
             await predict(engine, [[0.0, 0.0]])
 
 
+async def started(*requests: Coroutine[Any, Any, dict[str, Array]]) -> "list[asyncio.Task[dict[str, Array]]]":
+    """Tasks of these requests, which all wait for the engine."""
+    tasks = [asyncio.create_task(request) for request in requests]
+    await asyncio.sleep(0)
+    return tasks
+
+
 async def test_requests_that_wait_are_computed_together(serve: Callable[..., Any]) -> None:
     model = Counting(max_iter=500).fit(IRIS, SPECIES)
     with serve(model, trust=True) as engine:
         COUNTED.clear()
+        OPEN.clear()
         requests = [IRIS[at : at + 1 + at % 2] for at in range(64)]
-        found = await asyncio.gather(*(predict(engine, rows, "predict_proba") for rows in requests))
+        tasks = await started(*(predict(engine, rows, "predict_proba") for rows in requests))
+        OPEN.set()
+        found = await asyncio.gather(*tasks)
         assert sum(COUNTED) == sum(len(rows) for rows in requests)
-        assert len(COUNTED) < 10
+        assert len(COUNTED) <= 3
         for rows, one in zip(requests, found, strict=True):
             np.testing.assert_allclose(one["predict_proba"], model.predict_proba(rows), rtol=1e-12)
 
@@ -378,11 +393,22 @@ async def test_requests_of_no_rows_are_refused(serve: Callable[..., Any]) -> Non
                 await predict(engine, given)
 
 
-async def test_more_requests_than_may_wait_are_refused(serve: Callable[..., Any]) -> None:
-    with serve(iris_model(), max_queue=2) as engine:
-        found = await asyncio.gather(*(predict(engine, IRIS) for _ in range(50)), return_exceptions=True)
-        assert any(isinstance(one, QueueFull) for one in found)
-        assert isinstance(found[0], dict)
+async def test_more_requests_than_may_wait_are_refused_and_dropped_ones_not_computed(serve: Callable[..., Any]) -> None:
+    model = Counting(max_iter=500).fit(IRIS, SPECIES)
+    with serve(model, trust=True, max_queue=2) as engine:
+        COUNTED.clear()
+        OPEN.clear()
+        first = await started(predict(engine, IRIS[:1], "predict_proba"))
+        while not COUNTED:
+            await asyncio.sleep(0.001)
+        second, third = await started(*(predict(engine, IRIS[:n], "predict_proba") for n in (2, 3)))
+        with pytest.raises(QueueFull):
+            await predict(engine, IRIS, "predict_proba")
+        second.cancel()
+        await asyncio.wait([second])
+        OPEN.set()
+        assert [len((await one)["predict_proba"]) for one in (*first, third)] == [1, 3]
+        assert COUNTED == [1, 3]
 
 
 async def test_arrays_over_a_requests_own_bytes_are_taken(serve: Callable[..., Any]) -> None:
