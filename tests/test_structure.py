@@ -21,6 +21,11 @@ HEAVY = {"torch", "sentence_transformers", "transformers", "tiktoken", "huggingf
     "pocketsphinx",
     "av",
     "torchaudio",
+    "sklearn",
+    "skops",
+    "joblib",
+    "pandas",
+    "threadpoolctl",
 }
 
 

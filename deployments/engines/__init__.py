@@ -265,8 +265,13 @@ class PredictEngine(Engine, Protocol):
     app: ASGIApp | None
     """The model's own ASGI app, which answers what no protocol here does; None where there is none."""
     inputs: tuple[TensorSpec, ...]
+    """None where the model takes whatever names, datatypes and shapes it is given."""
+    columns: tuple[str, ...]
+    """Names under which a request may give the columns of a table instead of `inputs`: all of them, each `[n]` or
+    `[n, 1]`, of any datatype. None where the model has no names for them."""
     outputs: tuple[TensorSpec, ...]
-    """The first of them is what is answered where a request names none."""
+    """The first of them is the answer to a request that names none, unless the model always makes all of them; none
+    where the model does not say what it answers."""
     named: bool
     """Whether requests must call the inputs by their names; a model's only input may otherwise have any."""
 
@@ -275,8 +280,9 @@ class PredictEngine(Engine, Protocol):
     ) -> dict[str, Array]:
         """Named arrays to named arrays.
 
-        `tensors` have the names, datatypes and shapes of `inputs`; `outputs` are the names that are wanted,
-        none for the model's default. Raises `BadRequest` for values that the model cannot take.
+        `tensors` have the names, datatypes and shapes of `inputs`, or the names of `columns`; they may be
+        read-only. `outputs` are the names that are wanted, none for the model's default. Raises `BadRequest` for
+        values that the model cannot take, and for an output that there is not.
         """
 
 

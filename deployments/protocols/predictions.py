@@ -28,6 +28,8 @@ class Specs(NamedTuple):
     outputs: Sequence[TensorSpec]
     named: bool = True
     """Whether the inputs must be called by their names."""
+    columns: Sequence[str] = ()
+    """Names of columns that may be given, all of them, instead of the inputs."""
 
 
 @dataclass(frozen=True)

@@ -136,7 +136,7 @@ def answer(asked: Asked, found: Mapping[str, Array], parameters: Mapping[str, An
 def fit_all(inputs: Sequence[Tensor], specs: Specs) -> dict[str, Array]:
     """The inputs by their names, each as it is declared. Raises `BadRequest`."""
     declared = {one.name: one for one in specs.inputs}
-    if not declared:
+    if not declared or {tensor.name for tensor in inputs} == set(specs.columns):
         return {tensor.name: tensor.array for tensor in inputs}
     if not specs.named and len(declared) == len(inputs) == 1:
         (only,) = specs.inputs
