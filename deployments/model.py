@@ -128,6 +128,7 @@ class Model:
             pid=os.getpid(),
             adapters=self.adapters(),
             version=self.settings.version,
+            stats=models.stats_of(self),
         )
 
     def loaded(self) -> Engine | None:

@@ -36,6 +36,8 @@ Found = TypeVar("Found")
 OWN = frozenset({"/", "/docs", "/docs/oauth2-redirect", "/openapi.json", "/v1/models", "/v2", "/v2/models"}) | {
     "/v2/health/live",
     "/v2/health/ready",
+    "/v2/repository/index",
+    "/v2/models/stats",
 }
 THREAD_BYTES = 1 << 20
 """Bodies over this are searched for a model's name off the event loop."""

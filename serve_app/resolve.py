@@ -15,7 +15,7 @@ from deployments.errors import BadRequest, ModelNotFound, NotFound
 from deployments.protocols import ROUTERS
 from deployments.settings import Frozen
 
-KSERVE_PREFIXES = ("/v1/models/", "/v2/models/")
+KSERVE_PREFIXES = ("/v1/models/", "/v2/models/", "/v2/repository/models/")
 _ROUTES = [
     (route, task)
     for task, makers in ROUTERS.items()
@@ -99,6 +99,8 @@ class Routes:
         if prefixed:
             return self._restricted(prefixed, alias, prefixed.model.name)
         root, path = _split_openai(path)
+        if path in own and not alias:
+            return Own(root, path)
         named = self._by_kserve_path(root, path)
         if named:
             return self._restricted(named, alias, named.model.name)
@@ -106,7 +108,7 @@ class Routes:
             return Open(root, path, task, alias)
         if alias:
             return Target(alias, root, path)
-        if path in own or path.startswith("/static-offline-docs/"):
+        if path.startswith("/static-offline-docs/"):
             return Own(root, path)
         raise NotFound(f"nothing at {root}{path}. {self._valid(own)}")
 

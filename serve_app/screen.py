@@ -11,11 +11,12 @@ from serve_app.instance import Instance
 
 State = Mapping[str, str]
 COLOURS = {"ready": "green", "failed": "red"}
-JSON = "-H 'Content-Type: application/json' -d"
+JSON = " -H 'Content-Type: application/json' -d"
 EXAMPLES: dict[Task, tuple[str, str]] = {
+    "predict": ("", "/v2/models/%s  # what it takes"),
     "embed": ("/v1/embeddings", JSON + """ '{"model": "%s", "input": "Hello, world"}'"""),
     "rerank": ("/v1/rerank", JSON + """ '{"model": "%s", "query": "fruit", "documents": ["an apple", "a car"]}'"""),
-    "transcribe": ("/v1/audio/transcriptions", "-F model=%s -F file=@speech.wav"),
+    "transcribe": ("/v1/audio/transcriptions", " -F model=%s -F file=@speech.wav"),
     "speak": (
         "/v1/audio/speech",
         JSON + """ '{"model": "%s", "input": "What time is it?", "response_format": "wav"}' -o speech.wav""",
@@ -25,7 +26,7 @@ EXAMPLES: dict[Task, tuple[str, str]] = {
         JSON + """ '{"model": "%s", "messages": [{"role": "user", "content": "What is this?"}]}'""",
     ),
 }
-"""For each task an endpoint, and the rest of a curl command that calls it."""
+"""For each task an endpoint, and what follows it in a curl command."""
 
 
 def state_line(state: State) -> str:
@@ -46,7 +47,7 @@ def states_table(states: Sequence[State]) -> Table:
 
 
 def show_urls(console: Console, this: Instance, catalog: Catalog, states: Sequence[State], took_s: float) -> None:
-    """Where each model is, and a request for each that can be copied."""
+    """Where each model is, and a request for each task that can be copied."""
     url = this.url
     by_name = {state["name"]: state for state in states}
     table = Table("Model", "Task", "Engine", "URL", "State", box=None)
@@ -58,9 +59,9 @@ def show_urls(console: Console, this: Instance, catalog: Catalog, states: Sequen
     for state in states:
         if state.get("reason"):
             console.print(f"{state['name']}: {state['reason']}", style="red", markup=False, soft_wrap=True)
-    for model in catalog.models:
+    for model in {model.task: model for model in reversed(catalog.models)}.values():
         path, rest = EXAMPLES[model.task]
-        request = f"curl {url}{model.route}{path} {rest % model.name}"
+        request = f"curl {url}{model.route}{path}{rest % model.name}"
         console.print(request, markup=False, highlight=False, soft_wrap=True)
     where = f"; gRPC on port {this.grpc_port}; docs at {url}/docs; metrics at {this.metrics_url}; Ctrl-C ends it"
     console.print(f"up after {took_s:.0f} s{where}", highlight=False)

@@ -57,6 +57,8 @@ class ModelStatus:
     adapters: tuple[str, ...] = ()
     """Names of the LoRA adapters that it has loaded, which are models of their own to clients."""
     version: str = "1"
+    stats: dict[str, object] | None = None
+    """What Triton's statistics extension says of it."""
 
 
 class Served(Protocol):

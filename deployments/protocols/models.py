@@ -100,6 +100,10 @@ def server_router(listed: Listed, states: States, came_up: set[str]) -> APIRoute
         rows = [index_row(state) for state in await states()]
         return json_response([row for row in rows if row["state"] == "READY" or not only_ready])
 
+    @api.get("/v2/models/stats", summary="Statistics of every model, as Triton tells them")
+    async def stats() -> Response:
+        return json_response({"model_stats": [state.stats for state in await states() if state.stats]})
+
     @api.get("/v2/health/live", summary="Liveness")
     async def live() -> Response:
         return json_response({"live": True})

@@ -285,7 +285,9 @@ class Predict(Prediction[dict[str, Array], dict[str, Array]]):
     """Named arrays to named arrays: V1's instances are the rows of all, and one item is a whole request."""
 
     def specs(self, engine: PredictEngine | None) -> Specs:
-        return Specs(engine.inputs, engine.outputs, engine.named, engine.columns) if engine else Specs((), (), named=False)
+        return (
+            Specs(engine.inputs, engine.outputs, engine.named, engine.columns) if engine else Specs((), (), named=False)
+        )
 
     def of_instances(self, asked: Asked, instances: list[Any]) -> list[dict[str, Array]]:
         return [rows_to_tensors(asked.specs, instances)]
