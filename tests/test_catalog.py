@@ -37,6 +37,10 @@ def test_shipped_catalogs_are_valid(name: str) -> None:
 @pytest.mark.parametrize(
     ("model", "complaint"),
     [
+        ({"inline": True, "load": "on-demand"}, "inline and load: on-demand exclude each other"),
+        ({"inline": True, "resources": {"cpu": 2}}, "resources is its host's here; set it under gateway:"),
+        ({"load": "on-demand", "scaling": {"max": 2}}, "scaling is its host's here; set it under on_demand:"),
+        ({"name": "on-demand"}, "which is what a deployment is called"),
         ({"sauce": "x"}, r"models\[0\] \(m\).sauce: unknown key; valid here: name, engine, source"),
         ({"resources": {"gpus": 1}}, r"models\[0\] \(m\).resources.gpus: unknown key; valid here: cpu, gpu, memory"),
         ({"options": {"truncat": "end"}}, r"\(m\).options.truncat: unknown key; valid here: .*truncate"),

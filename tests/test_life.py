@@ -229,3 +229,34 @@ async def test_a_loader_that_stops_iteration_is_a_failure(bench: Bench) -> None:
         async with life.use(5):
             pass
     await life.close()
+
+
+async def test_unloaded_gives_the_memory_back_until_it_is_wanted_again(bench: Bench) -> None:
+    bench.life.want({"v": 1})
+    await bench.until(lambda: bench.life.state == "ready")
+    await bench.life.unload()
+    assert bench.life.state == "unloaded"
+    assert bench.loader.made[0].closed
+    bench.life.want({"v": 1})
+    async with bench.life.use(10) as version:
+        assert version is bench.loader.made[1]
+
+
+async def test_unloading_waits_for_what_is_in_use(bench: Bench) -> None:
+    bench.life.want({"v": 1})
+    async with bench.life.use(10) as version:
+        unloading = asyncio.create_task(bench.life.unload())
+        await bench.until(lambda: bench.life.state == "unloaded")
+        assert not version.closed
+    await unloading
+    assert version.closed
+
+
+async def test_unloading_ends_the_retries_of_what_cannot_load(bench: Bench) -> None:
+    bench.loader.broken = {1}
+    bench.life.want({"v": 1})
+    await bench.until(lambda: bench.life.state == "failed")
+    await bench.life.unload()
+    tried = len(bench.loader.loads)
+    await asyncio.sleep(0.05)
+    assert (bench.life.state, bench.life.failure, len(bench.loader.loads)) == ("unloaded", None, tried)

