@@ -219,9 +219,7 @@ def _as_ours(request: Request, error: Exception, app: FastAPI) -> ServeAppError:
         return error
     path = get_route_path(request.scope)
     if isinstance(error, HTTPException) and error.status_code == 405:
-        able = [route.methods or () for route in app.routes if isinstance(route, Route) and _is_at(route, request)]
-        allowed = ", ".join(sorted({method for methods in able for method in methods})) or "another method"
-        return MethodNotAllowed(f"{request.method} is not allowed on {path}; it takes {allowed}")
+        return MethodNotAllowed(f"{request.method} is not allowed on {path}; it takes {_methods_at(request, app)}")
     if isinstance(error, HTTPException) and error.status_code == 404:
         return NotFound(f"nothing at {path}; here are {', '.join(app.openapi()['paths'])}")
     if isinstance(error, HTTPException):
@@ -229,5 +227,14 @@ def _as_ours(request: Request, error: Exception, app: FastAPI) -> ServeAppError:
     return BadRequest("the client went away before its request was complete")
 
 
-def _is_at(route: Route, request: Request) -> bool:
-    return route.matches(request.scope)[0] is Match.PARTIAL
+def check_method(request: Request) -> None:
+    """Raise `MethodNotAllowed` if the request's path is there for other methods than its own."""
+    if allowed := _methods_at(request, request.app):
+        path = get_route_path(request.scope)
+        raise MethodNotAllowed(f"{request.method} is not allowed on {path}; it takes {allowed}")
+
+
+def _methods_at(request: Request, app: FastAPI) -> str:
+    routes = [route for route in app.routes if isinstance(route, Route)]
+    able = [route.methods or () for route in routes if route.matches(request.scope)[0] is Match.PARTIAL]
+    return ", ".join(sorted({method for methods in able for method in methods}))

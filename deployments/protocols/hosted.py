@@ -9,7 +9,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from deployments.errors import BadRequest, NotFound
-from deployments.protocols.app import Served
+from deployments.protocols.app import Served, check_method
 from deployments.settings import Limits
 
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
@@ -30,6 +30,7 @@ class Hosted(Response):
             receive = _preceded(body, receive)
         async with self._served.engine(self._request) as engine:
             if engine.app is None:
+                check_method(self._request)
                 raise NotFound(
                     f"nothing at {scope['path']}: engine {self._served.status().engine!r} has no such endpoint"
                 )

@@ -50,6 +50,8 @@ def _card(id: str, model: Listing) -> dict[str, object]:
     return card | ({"description": model.note} if model.note else {})
 
 
+POSTED = ("/infer", "/generate", "/generate_stream")
+"""What a path to a model may end with to have something done, and not to be told something."""
 SETTLED = ("ready", "failed", "unloaded")
 
 
@@ -165,6 +167,8 @@ def router(prediction: Prediction[Any, Any], served: Served) -> APIRouter:
     @api.get("/v2/models/{model:path}", summary="Model metadata")
     @api.get("/v2/models/{model:path}/versions/{version}", summary="Metadata of a version")
     async def metadata(model: str, version: str = "") -> Response:
+        if model.endswith(POSTED):
+            raise MethodNotAllowed(f"GET is not allowed on /v2/models/{model}; it takes POST")
         found = check_name(served, model, version)
         status = found.status()
         specs = prediction.specs(found.loaded())

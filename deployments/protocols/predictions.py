@@ -6,7 +6,7 @@ Knows nothing of HTTP and of how tensors are written down.
 import asyncio
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from deployments.errors import BadRequest
 from deployments.protocols.app import Served, explain
-from deployments.tensors import Array, TensorSpec, object_array
+from deployments.tensors import Array, TensorSpec, object_array, show
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -30,6 +30,23 @@ class Specs(NamedTuple):
     """Whether the inputs must be called by their names."""
     columns: Sequence[str] = ()
     """Names of columns that may be given, all of them, instead of the inputs."""
+
+    def inputs_of(self, names: Collection[str]) -> dict[str, TensorSpec]:
+        """The declared input that each of the given names stands for; nothing where none is declared for them.
+
+        Raises `BadRequest` for a name that is not declared, and for a declared one that is missing.
+        """
+        if self.columns and set(names) == set(self.columns):
+            return {}
+        declared = {one.name: one for one in self.inputs}
+        if not self.named and len(declared) == len(names) == 1:
+            return dict(zip(names, self.inputs, strict=True))
+        have = f"the model has {', '.join(declared)}"
+        if unknown := [name for name in names if declared and name not in declared]:
+            raise BadRequest(f"unknown input {show(unknown[0])}; {have}", param=unknown[0])
+        if missing := [name for name in declared if name not in names]:
+            raise BadRequest(f"no input {', '.join(missing)}; {have}", param=missing[0])
+        return declared
 
 
 @dataclass(frozen=True)
@@ -137,3 +154,9 @@ def read_instances(asked: Asked, given: list[Any], shape: type[Shape], alone: st
                 raise BadRequest(f"an instance is an object with {', '.join(shape.model_fields)}")
             found.append(shape.model_validate(given_alone))
     return found
+
+
+def filled(given: Shape, defaults: BaseModel) -> Shape:
+    """`given`, with what it does not say taken from what `defaults` says."""
+    said = {name: value for name, value in defaults if name in defaults.model_fields_set}
+    return given.model_copy(update={name: value for name, value in said.items() if name not in given.model_fields_set})

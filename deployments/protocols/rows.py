@@ -1,14 +1,17 @@
-"""V1's instances and predictions as named tensors: one row of each tensor per instance, as in TensorFlow Serving."""
+"""V1's instances and predictions as named tensors: one row of each tensor per instance, as in TensorFlow Serving.
+
+Bytes that are no text are `{"b64": "..."}`, both ways.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from deployments.errors import BadRequest
+from deployments.errors import BadRequest, EngineError
 from deployments.protocols.predictions import Specs
-from deployments.protocols.tensor_data import read_values, write_values
-from deployments.tensors import Array, Datatype, Tensor, fit, show
+from deployments.protocols.tensor_data import BASE64, read_values, write_values
+from deployments.tensors import Array, Datatype, Tensor, TensorSpec, fit, object_array, read_shape, refusal, show
 
 UNNAMED = "input-0"
 
@@ -18,18 +21,15 @@ def rows_to_tensors(specs: Specs, instances: Sequence[Any]) -> dict[str, Array]:
 
     Raises `BadRequest`.
     """
-    declared = {one.name: one for one in specs.inputs}
-    tensors = {}
-    for name, column in _columns(specs, instances).items():
-        spec = declared.get(name)
-        shape = _shape(column)
-        tensor = read_values(name, spec.datatype if spec else _datatype(column), shape, column)
-        tensors[name] = fit(tensor, spec) if spec else tensor.array
-    return tensors
+    columns = _columns(specs, instances)
+    declared = specs.inputs_of(columns)
+    return {
+        declared[name].name if declared else name: _tensor(name, columns[name], declared.get(name)) for name in columns
+    }
 
 
 def _columns(specs: Specs, instances: Sequence[Any]) -> dict[str, list[Any]]:
-    if all(type(instance) is dict for instance in instances):
+    if all(type(instance) is dict and not _is_binary(instance) for instance in instances):
         names = list(instances[0])
         for index, instance in enumerate(instances):
             if instance.keys() != instances[0].keys():
@@ -39,6 +39,29 @@ def _columns(specs: Specs, instances: Sequence[Any]) -> dict[str, list[Any]]:
         names = [one.name for one in specs.inputs]
         raise BadRequest(f"the model has several inputs, so an instance is an object with {', '.join(names)}")
     return {specs.inputs[0].name if specs.inputs else UNNAMED: list(instances)}
+
+
+def _tensor(name: str, column: list[Any], spec: TensorSpec | None) -> Array:
+    first, shape = _first(column), read_shape(name, _shape(column))
+    datatype = spec.datatype if spec else _datatype(first)
+    if _is_binary(first) and datatype == "BYTES":
+        tensor = read_values(name, datatype, shape, _encoded(name, column, len(shape)), BASE64)
+    else:
+        tensor = read_values(name, datatype, shape, column)
+    return fit(tensor, spec) if spec else tensor.array
+
+
+def _is_binary(value: object) -> bool:
+    return isinstance(value, dict) and set(value) == {"b64"}
+
+
+def _encoded(name: str, value: Any, depth: int) -> Any:
+    """Lists of `{"b64": "..."}`, nested so deep, as lists of base64 alone."""
+    if depth and isinstance(value, list):
+        return [_encoded(name, one, depth - 1) for one in value]
+    if depth or not _is_binary(value):
+        raise refusal(name, 'has {"b64": "..."} for some of its values; it has it for all or for none')
+    return value["b64"]
 
 
 def _shape(column: list[Any]) -> list[int]:
@@ -51,14 +74,18 @@ def _shape(column: list[Any]) -> list[int]:
     return shape
 
 
-def _datatype(column: list[Any]) -> Datatype:
-    """What values are where a model does not say what it takes."""
+def _first(column: list[Any]) -> Any:
     inner: Any = column
-    while isinstance(inner, list) and inner:
-        inner = inner[0]
-    if isinstance(inner, str):
+    while isinstance(inner, list):
+        inner = inner[0] if inner else None
+    return inner
+
+
+def _datatype(first: object) -> Datatype:
+    """What values are where a model does not say what it takes, by the first of them."""
+    if isinstance(first, str | dict):
         return "BYTES"
-    return "BOOL" if isinstance(inner, bool) else "FP64"
+    return "BOOL" if isinstance(first, bool) else "FP64"
 
 
 def tensors_to_rows(tensors: Mapping[str, Array]) -> list[Any] | Array:
@@ -67,6 +94,9 @@ def tensors_to_rows(tensors: Mapping[str, Array]) -> list[Any] | Array:
     if len(columns) == 1:
         (rows,) = columns.values()
         return rows
+    counts = {name: len(column) for name, column in columns.items()}
+    if len(set(counts.values())) > 1:
+        raise EngineError(f"the model's outputs have different numbers of rows, which V1 has no form for: {counts}")
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
@@ -76,8 +106,9 @@ def _jsonable(name: str, array: Array) -> list[Any] | Array:
         array = array.reshape(1)
     if array.dtype.itemsize == 2 and array.dtype.kind not in "iu":
         array = array.astype(np.float32)
-    values, _ = write_values(Tensor.of(name, array))
+    values, how = write_values(Tensor.of(name, array))
     if isinstance(values, np.ndarray):
         return values.reshape(array.shape)
-    rows: list[Any] = np.array(values, object).reshape(array.shape).tolist()
+    written = [{"b64": value} for value in values] if how else values
+    rows: list[Any] = object_array(written).reshape(array.shape).tolist()
     return rows

@@ -18,7 +18,16 @@ from deployments.errors import BadRequest
 from deployments.protocols.app import ClientBody
 from deployments.protocols.audio import check_text
 from deployments.protocols.embeddings import as_list
-from deployments.protocols.predictions import Asked, Prediction, Specs, bytes_array, read_instances, texts_of, together
+from deployments.protocols.predictions import (
+    Asked,
+    Prediction,
+    Specs,
+    bytes_array,
+    filled,
+    read_instances,
+    texts_of,
+    together,
+)
 from deployments.protocols.rerank import check_pairs
 from deployments.protocols.rows import rows_to_tensors, tensors_to_rows
 from deployments.protocols.v2_generate import GenerateParameters, GenerateRequest, of_adapter, whole
@@ -158,10 +167,11 @@ class Transcribe(Prediction[Hearing, str]):
         return Specs([spec("audio", "BYTES", -1)], [spec("text", "BYTES", -1)])
 
     def of_instances(self, asked: Asked, instances: list[Any]) -> list[Hearing]:
-        found = []
+        found, defaults = [], asked.read(TranscribeParameters)
         for index, given in enumerate(read_instances(asked, instances, AudioInstance)):
             with asked.naming(index):
-                found.append(Hearing(_decoded(given.b64), TranscribeParameters.model_validate(given.model_dump())))
+                how = TranscribeParameters.model_validate(filled(given, defaults).model_dump())
+                found.append(Hearing(_decoded(given.b64), how))
         return found
 
     def of_tensors(self, asked: Asked, tensors: Mapping[str, Array]) -> list[Hearing]:
@@ -210,7 +220,8 @@ class Speak(Prediction[TextInstance, bytes]):
         return Specs([spec("text", "BYTES", -1)], [spec("audio", "BYTES", -1)])
 
     def of_instances(self, asked: Asked, instances: list[Any]) -> list[TextInstance]:
-        return read_instances(asked, instances, TextInstance, "text")
+        defaults = asked.read(SpeakParameters)
+        return [filled(given, defaults) for given in read_instances(asked, instances, TextInstance, "text")]
 
     def of_tensors(self, asked: Asked, tensors: Mapping[str, Array]) -> list[TextInstance]:
         how = asked.read(SpeakParameters)
@@ -245,7 +256,11 @@ class Generate(Prediction[GenerateRequest, str]):
         return Specs([spec("text_input", "BYTES", -1)], [spec("text_output", "BYTES", -1)])
 
     def of_instances(self, asked: Asked, instances: list[Any]) -> list[GenerateRequest]:
-        return read_instances(asked, instances, GenerateRequest, "text_input")
+        defaults, given = (
+            asked.read(GenerateParameters),
+            read_instances(asked, instances, GenerateRequest, "text_input"),
+        )
+        return [one.model_copy(update={"parameters": filled(one.parameters, defaults)}) for one in given]
 
     def of_tensors(self, asked: Asked, tensors: Mapping[str, Array]) -> list[GenerateRequest]:
         how = asked.read(GenerateParameters)

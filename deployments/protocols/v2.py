@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
+from google.protobuf.message import DecodeError
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
@@ -55,7 +56,7 @@ def router(prediction: Prediction[Any, Any], served: Served | None) -> APIRouter
     async def infer_stream(request: Request, model: str, version: str = "") -> Response:
         """For the gateway's `ModelStreamInfer`: the answers to one request, as frames."""
         found = check_name(served, model, version)
-        given = read_proto(pb.ModelInferRequest.FromString(await request.body()))
+        given = _read_message(await request.body())
         async with contextlib.AsyncExitStack() as held:
             held.enter_context(found.times.request()).predicting()
             engine = await held.enter_async_context(found.engine(request))
@@ -81,7 +82,8 @@ async def frames(asked: Asked, pieces: AsyncIterator[dict[str, Array]], given: I
         if final:
             yield frame(_streamed(answer(asked, {}, {"triton_final_response": True}), given))
     except ServeAppError as error:
-        yield frame(pb.ModelStreamInferResponse(error_message=error.message))
+        ended = pb.ModelInferResponse(id=given.id)
+        yield frame(pb.ModelStreamInferResponse(error_message=error.message, infer_response=ended))
 
 
 def _streamed(response: InferResponse, given: InferRequest) -> pb.ModelStreamInferResponse:
@@ -92,13 +94,20 @@ async def read_request(request: Request, served: Served, model: str, version: st
     """The request in whichever form it came. Raises `BadRequest`."""
     body = await plain_body(request, served)
     if request.headers.get("content-type") == PROTOBUF:
-        return read_proto(pb.ModelInferRequest.FromString(bytes(body)))
+        return _read_message(bytes(body))
     length = read_header_length(request.headers.get("inference-header-content-length"))
 
     def read() -> InferRequest:
         return read_json(body, length, model_name=model, model_version=version)
 
     return await run_in_threadpool(read) if len(body) > THREAD_BYTES else read()
+
+
+def _read_message(body: bytes) -> InferRequest:
+    try:
+        return read_proto(pb.ModelInferRequest.FromString(body))
+    except DecodeError as error:
+        raise BadRequest(f"Unrecognized request format: the body is no ModelInferRequest: {error}") from None
 
 
 def write_response(request: Request, answer: InferResponse, asked: InferRequest) -> Response:
@@ -129,27 +138,20 @@ def prepare(
 
 def answer(asked: Asked, found: Mapping[str, Array], parameters: Mapping[str, Any] | None = None) -> InferResponse:
     """The outputs that were asked for, or all there are."""
-    outputs = [Tensor.of(name, found[name]) for name in (asked.outputs if found and asked.outputs else found)]
+    wanted = asked.outputs if found and asked.outputs else found
+    for name in wanted:
+        if name not in found:
+            raise BadRequest(f"unknown output {show(name)}; the model gives {', '.join(found)}", param=name)
+    outputs = [Tensor.of(name, found[name]) for name in wanted]
     return InferResponse(asked.model, outputs, asked.served.settings.version, parameters=parameters or {})
 
 
 def fit_all(inputs: Sequence[Tensor], specs: Specs) -> dict[str, Array]:
     """The inputs by their names, each as it is declared. Raises `BadRequest`."""
-    declared = {one.name: one for one in specs.inputs}
-    if not declared or {tensor.name for tensor in inputs} == set(specs.columns):
+    declared = specs.inputs_of([tensor.name for tensor in inputs])
+    if not declared:
         return {tensor.name: tensor.array for tensor in inputs}
-    if not specs.named and len(declared) == len(inputs) == 1:
-        (only,) = specs.inputs
-        return {only.name: _fit(inputs[0], only)}
-    for tensor in inputs:
-        if tensor.name not in declared:
-            raise BadRequest(
-                f"unknown input {show(tensor.name)}; the model has {', '.join(declared)}", param=tensor.name
-            )
-    given = {tensor.name: tensor for tensor in inputs}
-    if missing := [name for name in declared if name not in given]:
-        raise BadRequest(f"no input {', '.join(missing)}; the model has {', '.join(declared)}", param=missing[0])
-    return {name: _fit(tensor, declared[name]) for name, tensor in given.items()}
+    return {declared[tensor.name].name: _fit(tensor, declared[tensor.name]) for tensor in inputs}
 
 
 def _fit(tensor: Tensor, spec: TensorSpec) -> Array:
