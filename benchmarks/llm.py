@@ -2,7 +2,8 @@
 
 The tests' tiny Llama on the installed vLLM, completions of 64 tokens as streams, from 1, 8 and 32 clients at
 once. Prints the median time to the first token and the tokens per second of both. Asked for are at most
-5 ms more to the first token at 1 stream, and 0.75 of the tokens per second at 32, 0.95 where the model's replica is reached directly, without the gateway. Run by `make bench`.
+5 ms more to the first token at 1 stream, and of the tokens per second at 32 streams 0.75 through the gateway
+and 0.95 where the model's replica is reached directly. Run by `make bench`.
 """
 
 import argparse

@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from deployments.engines import Task
-from deployments.protocols import audio, embeddings, generate, hosted, rerank, tasks, v1, v2, v2_generate
+from deployments.protocols import audio, embeddings, generate, hosted, rerank, speech_tasks, tasks, v1, v2, v2_generate
 from deployments.protocols.app import Served
 from deployments.protocols.predictions import Prediction
 
@@ -21,8 +21,8 @@ Router = Callable[[Served | None], APIRouter]
 PREDICTIONS: dict[Task, Prediction[Any, Any]] = {
     "embed": tasks.Embed(),
     "rerank": tasks.Rerank(),
-    "transcribe": tasks.Transcribe(),
-    "speak": tasks.Speak(),
+    "transcribe": speech_tasks.Transcribe(),
+    "speak": speech_tasks.Speak(),
     "generate": tasks.Generate(),
     "predict": tasks.Predict(),
 }

@@ -10,11 +10,11 @@ from collections.abc import AsyncGenerator, Collection, Coroutine, Iterable, Ite
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from deployments.errors import BadRequest
 from deployments.protocols.app import Served, explain
-from deployments.tensors import Array, TensorSpec, object_array, show
+from deployments.tensors import Array, Datatype, TensorSpec, object_array, show
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -160,3 +160,14 @@ def filled(given: Shape, defaults: BaseModel) -> Shape:
     """`given`, with what it does not say taken from what `defaults` says."""
     said = {name: value for name, value in defaults if name in defaults.model_fields_set}
     return given.model_copy(update={name: value for name, value in said.items() if name not in given.model_fields_set})
+
+
+def spec(name: str, datatype: Datatype, *shape: int) -> TensorSpec:
+    """A tensor's description; -1 is a length that varies."""
+    return TensorSpec(name=name, datatype=datatype, shape=shape)
+
+
+class Instance(BaseModel):
+    """Base of V1's instances: a key that is not known is a mistake."""
+
+    model_config = ConfigDict(extra="forbid")

@@ -1,51 +1,36 @@
-"""What the tasks of language are in KServe's protocols: which instances and tensors go in, and which come out."""
+"""What the tasks of text and of tensors are in KServe's protocols: which instances and tensors go in, and what comes out."""
 
-import base64
 import contextlib
-import io
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, StrictStr
-from starlette.concurrency import run_in_threadpool
+from pydantic import Field, StrictStr
 
-from deployments import audio, encoding
-from deployments.engines import EmbedEngine, GenerateEngine, PredictEngine, RerankEngine, SpeakEngine, TranscribeEngine
-from deployments.engines import TranscribeOptions as EngineOptions
+from deployments.engines import EmbedEngine, GenerateEngine, PredictEngine, RerankEngine
 from deployments.errors import BadRequest
 from deployments.protocols.app import ClientBody
-from deployments.protocols.audio import check_text
 from deployments.protocols.embeddings import as_list
 from deployments.protocols.predictions import (
     Asked,
+    Instance,
     Prediction,
     Specs,
     bytes_array,
     filled,
     read_instances,
+    spec,
     texts_of,
     together,
 )
 from deployments.protocols.rerank import check_pairs
 from deployments.protocols.rows import rows_to_tensors, tensors_to_rows
 from deployments.protocols.v2_generate import GenerateParameters, GenerateRequest, of_adapter, whole
-from deployments.tensors import Array, Datatype, TensorSpec
+from deployments.tensors import Array
 
 MAX_PROMPTS = 64
 """Prompts in one request."""
-
-
-def spec(name: str, datatype: Datatype, *shape: int) -> TensorSpec:
-    """A tensor's description; -1 is a length that varies."""
-    return TensorSpec(name=name, datatype=datatype, shape=shape)
-
-
-class Instance(BaseModel):
-    """Base of V1's instances: a key that is not known is a mistake."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 class EmbedInstance(Instance):
@@ -136,119 +121,6 @@ class Rerank(Prediction[RerankInstance, npt.NDArray[np.float32]]):
         return {"scores": results[0]}
 
 
-class TranscribeParameters(ClientBody):
-    """How audio is to be transcribed."""
-
-    language: str | None = None
-    prompt: str | None = None
-    translate: bool = False
-
-
-class AudioInstance(Instance):
-    """Audio in any format, as base64, and how to transcribe it: `{"b64": "..."}`."""
-
-    b64: StrictStr
-    language: str | None = None
-    prompt: str | None = None
-    translate: bool = False
-
-
-class Hearing(NamedTuple):
-    """An audio file, and how to transcribe it."""
-
-    file: bytes
-    how: TranscribeParameters
-
-
-class Transcribe(Prediction[Hearing, str]):
-    """Audio files to their texts."""
-
-    def specs(self, _engine: Any) -> Specs:
-        return Specs([spec("audio", "BYTES", -1)], [spec("text", "BYTES", -1)])
-
-    def of_instances(self, asked: Asked, instances: list[Any]) -> list[Hearing]:
-        found, defaults = [], asked.read(TranscribeParameters)
-        for index, given in enumerate(read_instances(asked, instances, AudioInstance)):
-            with asked.naming(index):
-                how = TranscribeParameters.model_validate(filled(given, defaults).model_dump())
-                found.append(Hearing(_decoded(given.b64), how))
-        return found
-
-    def of_tensors(self, asked: Asked, tensors: Mapping[str, Array]) -> list[Hearing]:
-        how = asked.read(TranscribeParameters)
-        return [Hearing(file, how) for file in tensors["audio"].reshape(-1).tolist()]
-
-    async def work(self, asked: Asked, engine: TranscribeEngine, items: Sequence[Hearing]) -> Sequence[str]:
-        limit_s = asked.served.settings.limits.max_audio
-        files = [io.BytesIO(item.file) for item in items]
-        lengths_s = []
-        for index, file in enumerate(files):
-            with asked.naming(index):
-                lengths_s.append(await run_in_threadpool(audio.measure, file, limit_s))
-        asked.check_shares(length_s / limit_s for length_s in lengths_s)
-        found = []
-        for index, (file, (_, how)) in enumerate(zip(files, items, strict=True)):
-            options = EngineOptions(how.language or None, how.translate, how.prompt)
-            with asked.naming(index):
-                async with contextlib.aclosing(engine.transcribe(audio.decode(file, limit_s), options)) as segments:
-                    found.append("".join([segment.text async for segment in segments]).strip())
-        return found
-
-    def tensors(self, results: Sequence[str]) -> dict[str, Array]:
-        return {"text": bytes_array(results)}
-
-
-class SpeakParameters(ClientBody):
-    """How a text is to be spoken."""
-
-    voice: str | None = None
-    language: str | None = None
-
-
-class TextInstance(Instance):
-    """A text, and how to speak it. The text alone will do in its place."""
-
-    text: StrictStr
-    voice: str | None = None
-    language: str | None = None
-
-
-class Speak(Prediction[TextInstance, bytes]):
-    """Texts to WAV files."""
-
-    def specs(self, _engine: Any) -> Specs:
-        return Specs([spec("text", "BYTES", -1)], [spec("audio", "BYTES", -1)])
-
-    def of_instances(self, asked: Asked, instances: list[Any]) -> list[TextInstance]:
-        defaults = asked.read(SpeakParameters)
-        return [filled(given, defaults) for given in read_instances(asked, instances, TextInstance, "text")]
-
-    def of_tensors(self, asked: Asked, tensors: Mapping[str, Array]) -> list[TextInstance]:
-        how = asked.read(SpeakParameters)
-        return [TextInstance(text=text, **how.model_dump()) for text in texts_of(tensors["text"])]
-
-    async def work(self, asked: Asked, engine: SpeakEngine, items: Sequence[TextInstance]) -> Sequence[bytes]:
-        limit = asked.served.settings.limits.max_characters
-        for index, item in enumerate(items):
-            with asked.naming(index):
-                check_text(item.text, asked.served)
-        asked.check_shares(len(item.text) / limit for item in items)
-        made = []
-        for index, item in enumerate(items):
-            with asked.naming(index):
-                speech = engine.speak(item.text, voice=item.voice or None, language=item.language or None)
-                async with contextlib.aclosing(speech) as pieces:
-                    found = [piece async for piece in pieces]
-            made.append(await run_in_threadpool(encoding.whole_wav, found, engine.sample_rate_hz))
-        return made
-
-    def predictions(self, results: Sequence[bytes]) -> Sequence[object]:
-        return [{"b64": base64.b64encode(result).decode("ascii")} for result in results]
-
-    def tensors(self, results: Sequence[bytes]) -> dict[str, Array]:
-        return {"audio": bytes_array(results)}
-
-
 class Generate(Prediction[GenerateRequest, str]):
     """Prompts to the texts that continue them."""
 
@@ -287,13 +159,6 @@ class Generate(Prediction[GenerateRequest, str]):
         async with contextlib.aclosing(engine.generate(items[0].text_input, options)) as pieces:
             async for piece in pieces:
                 yield self.tensors([piece.text])
-
-
-def _decoded(text: str) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True)
-    except ValueError as error:
-        raise BadRequest(f"b64 is not base64: {error}") from error
 
 
 class Predict(Prediction[dict[str, Array], dict[str, Array]]):

@@ -110,6 +110,7 @@ class Predict:
     ) -> None:
         self._answer = answer
         self.inputs, self.outputs, self.named = tuple(inputs), tuple(outputs), named
+        self.columns: tuple[str, ...] = ()
         self.got: Mapping[str, Array] = {}
         self.asked: tuple[Sequence[str], Mapping[str, Any]] = ((), {})
 

@@ -13,7 +13,7 @@ import pytest
 
 from deployments.engines import PCM, Segment, TranscribeOptions, Voice, Word
 from deployments.errors import BadRequest, EngineError, NotFound
-from deployments.protocols import ROUTERS, audio, models, tasks, v1
+from deployments.protocols import ROUTERS, audio, models, speech_tasks, v1
 from deployments.protocols.app import build_app
 from tests.protocols.fakes import Served
 from tests.sounds import audio_file, decoded, tone
@@ -342,7 +342,7 @@ async def test_bad_predictions(ear: Served[Ear], instances: list[Any], says: str
 
 async def test_predict_is_posted(ear: Served[Ear]) -> None:
     transport = httpx.ASGITransport(
-        build_app("m", [models.router(tasks.Transcribe(), ear), v1.router(tasks.Transcribe(), ear)])
+        build_app("m", [models.router(speech_tasks.Transcribe(), ear), v1.router(speech_tasks.Transcribe(), ear)])
     )
     async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
         answer = await client.get("/v1/models/m:predict")
