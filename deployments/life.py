@@ -44,7 +44,8 @@ class Life(Generic[Loaded]):
     """Keeps one model loaded as its settings say.
 
     `load(settings, progress)` blocks, runs in a thread, and returns what answers requests or raises.
-    `fits_beside()` says whether a second version may be loaded while the first one answers.
+    `fits_beside()` says whether a second version may be loaded while the first one answers. `tidy()` is called
+    when a version has come or gone, and blocks.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Life(Generic[Loaded]):
         name: str,
         load: Callable[[dict[str, Any], Callable[[str], None]], Loaded],
         fits_beside: Callable[[], bool],
+        tidy: Callable[[], None] = lambda: None,
         first_pause_s: float = FIRST_PAUSE_S,
     ) -> None:
         self.name = name
@@ -60,6 +62,7 @@ class Life(Generic[Loaded]):
         self.failure: str | None = None
         """Why the version that is wanted is not loaded; None when it is, or is on its way."""
         self._load, self._fits_beside, self._first_pause_s = load, fits_beside, first_pause_s
+        self._tidy = tidy
         self._wanted: dict[str, Any] | None = None
         self._version: _Version[Loaded] | None = None
         self._task: asyncio.Task[None] | None = None
@@ -116,6 +119,7 @@ class Life(Generic[Loaded]):
         self._settle("unloaded")
         if version:
             await self._drain(version)
+            await asyncio.to_thread(self._tidy)
 
     async def close(self) -> None:
         """Stop trying, and give the memory back."""
@@ -177,6 +181,7 @@ class Life(Generic[Loaded]):
         if error is None:
             if old and not in_place:
                 await self._drain(old)
+            await asyncio.to_thread(self._tidy)
             return True
         log.error("%s: cannot load: %s", self.name, error)
         if old and in_place and (lost := await self._try(old.settings)):

@@ -5,6 +5,7 @@ Knows nothing of Ray and of other models; whoever hosts it says which share of t
 
 import asyncio
 import contextlib
+import gc
 import os
 import time
 from collections.abc import AsyncIterator, Callable
@@ -21,7 +22,7 @@ from deployments.errors import BadRequest, LoadError
 from deployments.gpu import free_bytes, used_bytes
 from deployments.life import Life
 from deployments.metrics import PredictTimes, TokenTimes
-from deployments.protocols import PREDICTIONS, ROUTERS, models
+from deployments.protocols import KSERVE, OWN, PREDICTIONS, models
 from deployments.protocols.app import ModelStatus, build_app
 from deployments.settings import ModelIdentity, ModelSettings
 
@@ -48,15 +49,18 @@ class Model:
         self._cpus, self._gpus = cpus, gpus
         self._footprint_bytes = 0
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._life: Life[Engine] = Life(identity.name, self._load, self._fits_beside)
+        self._life: Life[Engine] = Life(
+            identity.name, self._load, self._fits_beside, tidy_heap if cache is None else lambda: None
+        )
         self.times = PredictTimes(identity.name)
         task = self._engine_class.task
         self.app: ASGIApp = build_app(
             f"{identity.name} ({task})",
             [
+                *(make(self) for make in KSERVE[task]),
                 models.server_router(self._listed, self._states, set()),
                 models.router(PREDICTIONS[task], self),
-                *(make(self) for make in ROUTERS[task]),
+                *(make(self) for make in OWN[task]),
             ],
         )
         """What answers every request for this model."""
@@ -174,6 +178,16 @@ class Model:
     def _fits_beside(self) -> bool:
         """Whether what the last version took, and some to spare, is free."""
         return free_bytes(self._gpus) > self._footprint_bytes + SPARE_BYTES
+
+
+def tidy_heap() -> None:
+    """Free what is garbage, and spare the collector what is not: libraries and models are a million objects.
+
+    Looking through them again and again cost a third of a small model's answers (0.23 ms against 0.17 at 32 clients).
+    """
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
 
 
 def _first(error: ValidationError) -> str:

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.asgi import Head, receive_of, scope_of
 from deployments.errors import DeadlineExceeded, ModelNotFound
-from deployments.model import Model
+from deployments.model import Model, tidy_heap
 from deployments.protocols import ROUTERS, models
 from deployments.protocols.app import ModelStatus, build_app
 from deployments.settings import Frozen, ModelIdentity
@@ -87,6 +87,7 @@ class Gateway(OpenInferenceMethods):
         self._own = build_app(
             "serve_app", [models.server_router(self._listed, self._states, self._came_up), *documented]
         )
+        tidy_heap()
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return self.http_app

@@ -182,7 +182,7 @@ async def test_the_newest_of_several_changes_wins(bench: Bench) -> None:
     for number in (2, 3, 4):
         bench.life.want({"v": number})
     bench.loader.hold.set()
-    await bench.until(lambda: bool(bench.loader.made) and bench.loader.made[-1].number == 4)
+    await bench.until(lambda: getattr(bench.life.loaded(), "number", None) == 4)
     assert await use(bench) == 4
     assert bench.loader.loads == [1, 4]
 

@@ -28,7 +28,11 @@ PREDICTIONS: dict[Task, Prediction[Any, Any]] = {
 }
 """What each task is in KServe's protocols."""
 
-_OWN: dict[Task, tuple[Router, ...]] = {
+KSERVE: dict[Task, tuple[Router, ...]] = {
+    task: (partial(v1.router, prediction), partial(v2.router, prediction)) for task, prediction in PREDICTIONS.items()
+}
+"""KServe's protocols, which every task has."""
+OWN: dict[Task, tuple[Router, ...]] = {
     "embed": (embeddings.router,),
     "rerank": (rerank.router,),
     "transcribe": (audio.transcribe_router,),
@@ -36,11 +40,9 @@ _OWN: dict[Task, tuple[Router, ...]] = {
     "generate": (v2_generate.router, generate.router, hosted.router),
     "predict": (hosted.router,),
 }
-ROUTERS: dict[Task, tuple[Router, ...]] = {
-    task: (partial(v1.router, PREDICTIONS[task]), partial(v2.router, PREDICTIONS[task]), *own)
-    for task, own in _OWN.items()
-}
-"""The protocols of each task, KServe's first; one that takes whatever path is left comes last."""
+"""The protocols that a task has of its own; one that takes whatever path is left comes last."""
+ROUTERS: dict[Task, tuple[Router, ...]] = {task: (*KSERVE[task], *OWN[task]) for task in OWN}
+"""All protocols of each task."""
 
 STREAMED = ("/v1/audio/speech", "/generate_stream", "/infer_stream")
 """The ends of paths whose answers are streams whatever the body says."""

@@ -3,7 +3,7 @@
 Knows no protocol's shapes.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -192,6 +192,22 @@ def form_body(shape: type[BaseModel], file: str) -> dict[str, object]:
 def json_body(shape: type[BaseModel]) -> dict[str, object]:
     """The OpenAPI description of a JSON body that a route reads by itself."""
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": shape.model_json_schema()}}}}
+
+
+def post(
+    api: APIRouter, path: str, answer: Callable[[Request], Awaitable[Response]], served: Served | None, **described: Any
+) -> None:
+    """Add a route whose `answer` reads the request itself: FastAPI documents it, Starlette serves it.
+
+    FastAPI's own way to call a function costs 0.1 ms more, which is a third of a small model's answer.
+    """
+    if served:
+        api.add_route(path, answer, ["POST"], include_in_schema=False)
+
+    async def documented() -> Response:
+        raise AssertionError("the route before this one has answered")
+
+    api.add_api_route(path, documented, methods=["POST"], **described)
 
 
 def build_app(title: str, routers: Sequence[APIRouter], description: str = "") -> FastAPI:

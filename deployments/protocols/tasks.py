@@ -1,4 +1,4 @@
-"""What the tasks of text and of tensors are in KServe's protocols: which instances and tensors go in, and what comes out."""
+"""What the tasks of text and of tensors are in KServe's protocols: what goes in, and what comes out."""
 
 import contextlib
 from collections.abc import AsyncGenerator, Mapping, Sequence

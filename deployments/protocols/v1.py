@@ -11,8 +11,10 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from deployments.errors import BadRequest, NotImplementedHere
-from deployments.protocols.app import Served, check_name, json_body, json_response, plain_body
+from deployments.protocols.app import Served, check_name, json_body, json_response, plain_body, post
 from deployments.protocols.predictions import Asked, Prediction
+
+PREDICT = "/v1/models/{model:path}:predict"
 
 
 class PredictRequest(BaseModel):
@@ -26,8 +28,8 @@ def router(prediction: Prediction[Any, Any], served: Served | None) -> APIRouter
     """The routes; `served` is None for documentation only."""
     api = APIRouter(tags=["model"])
 
-    @api.post("/v1/models/{model:path}:predict", openapi_extra=json_body(PredictRequest), summary="KServe V1 predict")
-    async def predict(request: Request, model: str) -> Response:
+    async def predict(request: Request) -> Response:
+        model = request.path_params["model"]
         found = check_name(served, model)
         with found.times.request() as marks:
             instances, parameters = read_instances(await plain_body(request, found), found.settings.limits.max_inputs)
@@ -38,6 +40,9 @@ def router(prediction: Prediction[Any, Any], served: Served | None) -> APIRouter
                 results = await prediction.work(asked, engine, items)
             marks.writing()
             return json_response({"predictions": prediction.predictions(results)})
+
+    described = json_body(PredictRequest)
+    post(api, PREDICT, predict, served, openapi_extra=described, summary="KServe V1 predict")
 
     @api.post("/v1/models/{model:path}:explain", summary="KServe V1 explain")
     async def explain(model: str) -> Response:

@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from deployments.errors import BadRequest, ServeAppError
 from deployments.protocols import open_inference_pb2 as pb
-from deployments.protocols.app import HeldStream, Served, check_name, plain_body, preceded
+from deployments.protocols.app import HeldStream, Served, check_name, plain_body, post, preceded
 from deployments.protocols.compression import compress
 from deployments.protocols.open_inference import (
     InferRequest,
@@ -28,6 +28,7 @@ from deployments.protocols.open_inference_grpc import frame, read_proto, write_p
 from deployments.protocols.predictions import Asked, Prediction, Specs
 from deployments.tensors import Array, Tensor, TensorSpec, fit, show
 
+MODEL = "/v2/models/{model:path}"
 PROTOBUF = "application/x-protobuf"
 """The content type of gRPC's messages, carried as bodies."""
 THREAD_BYTES = 256 << 10
@@ -38,9 +39,8 @@ def router(prediction: Prediction[Any, Any], served: Served | None) -> APIRouter
     """The routes; `served` is None for documentation only."""
     api = APIRouter(tags=["model"])
 
-    @api.post("/v2/models/{model:path}/infer", summary="Open Inference: named tensors in, named tensors out")
-    @api.post("/v2/models/{model:path}/versions/{version}/infer", summary="Open Inference, one version")
-    async def infer(request: Request, model: str, version: str = "") -> Response:
+    async def infer(request: Request) -> Response:
+        model, version = request.path_params["model"], request.path_params.get("version", "")
         found = check_name(served, model, version)
         with found.times.request() as marks:
             given = await read_request(request, found, model, version)
@@ -50,6 +50,9 @@ def router(prediction: Prediction[Any, Any], served: Served | None) -> APIRouter
                 results = await prediction.work(asked, engine, items)
             marks.writing()
             return write_response(request, answer(asked, prediction.tensors(results)), given)
+
+    post(api, f"{MODEL}/versions/{{version}}/infer", infer, served, summary="Open Inference, one version")
+    post(api, f"{MODEL}/infer", infer, served, summary="Open Inference: named tensors in, named tensors out")
 
     @api.post("/v2/models/{model:path}/infer_stream", include_in_schema=False)
     @api.post("/v2/models/{model:path}/versions/{version}/infer_stream", include_in_schema=False)
