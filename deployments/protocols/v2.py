@@ -10,12 +10,13 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from google.protobuf.message import DecodeError
+from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from deployments.errors import BadRequest, ServeAppError
 from deployments.protocols import open_inference_pb2 as pb
-from deployments.protocols.app import HeldStream, Served, check_name, plain_body, preceded
+from deployments.protocols.app import HeldStream, Served, check_name, json_body, plain_body, preceded
 from deployments.protocols.compression import compress
 from deployments.protocols.open_inference import (
     InferRequest,
@@ -26,7 +27,7 @@ from deployments.protocols.open_inference import (
 )
 from deployments.protocols.open_inference_grpc import frame, read_proto, write_proto
 from deployments.protocols.predictions import Asked, Prediction, Specs
-from deployments.tensors import Array, Tensor, TensorSpec, fit, show
+from deployments.tensors import Array, Datatype, Tensor, TensorSpec, fit, show
 
 PROTOBUF = "application/x-protobuf"
 """The content type of gRPC's messages, carried as bodies."""
@@ -34,12 +35,42 @@ THREAD_BYTES = 256 << 10
 """Bodies over this are read off the event loop."""
 
 
+class TensorBody(BaseModel):
+    """An input in JSON; a binary one has parameter `binary_data_size` in the place of `data`."""
+
+    name: str
+    shape: list[int]
+    datatype: Datatype
+    data: list[Any] = []
+    parameters: dict[str, Any] = {}
+
+
+class OutputBody(BaseModel):
+    """An output that is asked for."""
+
+    name: str
+    parameters: dict[str, Any] = {}
+
+
+class InferBody(BaseModel):
+    """V2's body, for the documentation."""
+
+    id: str = ""
+    parameters: dict[str, Any] = {}
+    inputs: list[TensorBody]
+    outputs: list[OutputBody] = []
+
+
 def router(prediction: Prediction[Any, Any], served: Served | None) -> APIRouter:
     """The routes; `served` is None for documentation only."""
     api = APIRouter(tags=["model"])
 
-    @api.post("/v2/models/{model:path}/infer", summary="Open Inference: named tensors in, named tensors out")
-    @api.post("/v2/models/{model:path}/versions/{version}/infer", summary="Open Inference, one version")
+    body = json_body(InferBody)
+
+    @api.post("/v2/models/{model:path}/infer", openapi_extra=body, summary="Open Inference: tensors in, tensors out")
+    @api.post(
+        "/v2/models/{model:path}/versions/{version}/infer", openapi_extra=body, summary="Open Inference, a version"
+    )
     async def infer(request: Request, model: str, version: str = "") -> Response:
         found = check_name(served, model, version)
         with found.times.request() as marks:
