@@ -100,13 +100,13 @@ class PredictTimes:
 
     @contextlib.contextmanager
     def request(self) -> Iterator[Marks]:
-        """Measures the block, which marks its parts; one that raises counts as failed."""
+        """Measures the block, which marks its parts; one that raises, or is cancelled, counts as failed."""
         marks = Marks()
         self._count.inc()
         self.last_s = time.time()
         try:
             yield marks
-        except Exception:
+        except BaseException:
             self.failed += 1
             self.failed_s += time.monotonic() - marks.began_s
             raise

@@ -10,12 +10,21 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from google.protobuf.message import DecodeError
+from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from deployments.errors import BadRequest, ServeAppError
 from deployments.protocols import open_inference_pb2 as pb
-from deployments.protocols.app import HeldStream, Served, check_name, plain_body, post, preceded
+from deployments.protocols.app import (
+    HeldStream,
+    Served,
+    check_name,
+    json_body,
+    plain_body,
+    post,
+    preceded,
+)
 from deployments.protocols.compression import compress
 from deployments.protocols.open_inference import (
     InferRequest,
@@ -26,13 +35,39 @@ from deployments.protocols.open_inference import (
 )
 from deployments.protocols.open_inference_grpc import frame, read_proto, write_proto
 from deployments.protocols.predictions import Asked, Prediction, Specs
-from deployments.tensors import Array, Tensor, TensorSpec, fit, show
+from deployments.tensors import Array, Datatype, Tensor, TensorSpec, fit, show
 
 MODEL = "/v2/models/{model:path}"
 PROTOBUF = "application/x-protobuf"
 """The content type of gRPC's messages, carried as bodies."""
 THREAD_BYTES = 256 << 10
 """Bodies over this are read off the event loop."""
+
+
+class TensorBody(BaseModel):
+    """An input in JSON; a binary one has parameter `binary_data_size` in the place of `data`."""
+
+    name: str
+    shape: list[int]
+    datatype: Datatype
+    data: list[Any] = []
+    parameters: dict[str, Any] = {}
+
+
+class OutputBody(BaseModel):
+    """An output that is asked for."""
+
+    name: str
+    parameters: dict[str, Any] = {}
+
+
+class InferBody(BaseModel):
+    """V2's body, for the documentation."""
+
+    id: str = ""
+    parameters: dict[str, Any] = {}
+    inputs: list[TensorBody]
+    outputs: list[OutputBody] = []
 
 
 def router(prediction: Prediction[Any, Any], served: Served | None) -> APIRouter:
@@ -51,8 +86,16 @@ def router(prediction: Prediction[Any, Any], served: Served | None) -> APIRouter
             marks.writing()
             return write_response(request, answer(asked, prediction.tensors(results)), given)
 
-    post(api, f"{MODEL}/versions/{{version}}/infer", infer, served, summary="Open Inference, one version")
-    post(api, f"{MODEL}/infer", infer, served, summary="Open Inference: named tensors in, named tensors out")
+    body = json_body(InferBody)
+    post(
+        api,
+        f"{MODEL}/versions/{{version}}/infer",
+        infer,
+        served,
+        openapi_extra=body,
+        summary="Open Inference, a version",
+    )
+    post(api, f"{MODEL}/infer", infer, served, openapi_extra=body, summary="Open Inference: tensors in, tensors out")
 
     @api.post("/v2/models/{model:path}/infer_stream", include_in_schema=False)
     @api.post("/v2/models/{model:path}/versions/{version}/infer_stream", include_in_schema=False)

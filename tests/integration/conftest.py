@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tritonclient.grpc
+import tritonclient.http
 
 from tests.engines.estimators import make_constants, make_identity, make_iris
 from tests.engines.llama_checkpoint import make_tiny_lora
@@ -117,3 +119,20 @@ def application(catalog: dict[str, Any], tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="session")
 def url(application: Application) -> str:
     return application.url
+
+
+@pytest.fixture(scope="session")
+def grpc_url(application: Application) -> str:
+    return f"127.0.0.1:{application.grpc_port}"
+
+
+@pytest.fixture
+def triton(grpc_url: str) -> Iterator[tritonclient.grpc.InferenceServerClient]:
+    with tritonclient.grpc.InferenceServerClient(grpc_url) as client:
+        yield client
+
+
+@pytest.fixture
+def triton_http(application: Application) -> Iterator[tritonclient.http.InferenceServerClient]:
+    with tritonclient.http.InferenceServerClient(f"127.0.0.1:{application.port}") as client:
+        yield client

@@ -1,0 +1,169 @@
+"""Open Inference over gRPC: codes, streams, deadlines, health, reflection, by Triton's client."""
+
+import queue
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+import tritonclient.grpc as over_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+from tritonclient.utils import InferenceServerException
+
+from tests.engines.llama_checkpoint import LINES
+from tests.integration.applications import Application
+from tests.integration.inferences import made, texts
+from tests.integration.test_llm import running
+
+PROMPT, LINE = next(iter(LINES.items()))
+RANDOM: dict[str, Any] = {"temperature": 2.0, "max_tokens": 400}
+GREEDY: dict[str, Any] = {"temperature": 0.0, "max_tokens": 40}
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "more", "code", "says"),
+    [
+        ("nope", {"input": ["x"]}, {}, "NOT_FOUND", "Model with name nope does not exist."),
+        ("", {"input": ["x"]}, {}, "NOT_FOUND", "does not exist"),
+        ("embeddings/../../v1", {"input": ["x"]}, {}, "NOT_FOUND", "does not exist"),
+        ("embeddings", {"input": ["x"]}, {"model_version": "9"}, "NOT_FOUND", "Its version here is 1."),
+        ("embeddings", {"text": ["x"]}, {}, "INVALID_ARGUMENT", "unknown input 'text'; the model has input"),
+        ("embeddings", {"input": [b"\xff"]}, {}, "INVALID_ARGUMENT", "UTF-8"),
+        ("embeddings", {"input": ["x"]}, {"parameters": {"dimensions": -1}}, "INVALID_ARGUMENT", "dimensions"),
+        ("cross", {"query": ["a", "b"], "documents": ["x"]}, {}, "INVALID_ARGUMENT", "'query'"),
+        ("whisper", {"audio": ["no sound"]}, {}, "INVALID_ARGUMENT", "audio[0]: the file is not audio"),
+        ("tts", {"text": ["x"]}, {"parameters": {"voice": "nobody"}}, "INVALID_ARGUMENT", "nobody"),
+        ("broken", {"input": ["x"]}, {}, "UNAVAILABLE", "there is nothing at"),
+    ],
+)
+def test_refusals_have_grpcs_codes(triton: Any, model: str, inputs: Any, more: Any, code: str, says: str) -> None:
+    with pytest.raises(InferenceServerException) as refused:
+        triton.infer(model, made(over_grpc, inputs), **more)
+    assert refused.value.status() == f"StatusCode.{code}"
+    assert says in refused.value.message()
+
+
+class Stream:
+    """A stream of tritonclient's, and what came of it."""
+
+    def __init__(self, url: str) -> None:
+        self.client = over_grpc.InferenceServerClient(url)
+        self.came: queue.Queue[tuple[Any, Any]] = queue.Queue()
+        self.client.start_stream(lambda result, error: self.came.put((result, error)))
+
+    def ask(self, model: str, prompt: str, request_id: str, parameters: dict[str, Any], **more: Any) -> None:
+        inputs = texts(over_grpc, prompt, name="text_input")
+        self.client.async_stream_infer(model, inputs, request_id=request_id, parameters=parameters, **more)
+
+    def next(self) -> tuple[str, str, bool | None]:
+        """The request's id, a piece of its text or what went wrong, and whether it said that it is the last."""
+        result, error = self.came.get(timeout=60)
+        if error:
+            return "", str(error), None
+        response, found = result.get_response(), result.as_numpy("text_output")
+        last = response.parameters.get("triton_final_response")
+        return response.id, "" if found is None else found[0].decode(), last.bool_param if last else None
+
+
+def test_a_stream_of_text(grpc_url: str) -> None:
+    stream = Stream(grpc_url)
+    stream.ask("llm", PROMPT, "a", GREEDY, enable_empty_final_response=True)
+    found = [stream.next()]
+    while not found[-1][2]:
+        found.append(stream.next())
+    assert len(found) > 3
+    assert "".join(text for _, text, _ in found) == LINE
+    assert {id for id, _, _ in found} == {"a"}
+    assert [last for _, _, last in found] == [False] * (len(found) - 1) + [True]
+    stream.client.stop_stream()
+
+
+def test_an_error_in_a_stream_ends_its_request_only(grpc_url: str) -> None:
+    stream = Stream(grpc_url)
+    stream.ask("nope", "x", "a", {})
+    stream.ask("llm", "", "b", {"max_tokens": -1})
+    stream.ask("broken", "x", "c", {})
+    stream.ask("llm", PROMPT, "d", GREEDY, enable_empty_final_response=True)
+    assert "Model with name nope does not exist" in stream.next()[1]
+    assert "max_tokens" in stream.next()[1]
+    assert "there is nothing at" in stream.next()[1]
+    text = ""
+    while not (piece := stream.next())[2]:
+        text += piece[1]
+    assert text == LINE
+    stream.client.stop_stream()
+
+
+def failures(triton: Any, model: str) -> int:
+    (stats,) = triton.get_inference_statistics(model).model_stats
+    return int(stats.inference_stats.fail.count)
+
+
+def test_a_stream_that_is_cancelled_ends_the_work(triton: Any, grpc_url: str, application: Application) -> None:
+    before = failures(triton, "small-llm")
+    stream = Stream(grpc_url)
+    for at in range(100):
+        stream.ask("small-llm", "once", str(at), RANDOM)
+    assert stream.next()[0] == "0"
+    stream.client.stop_stream(cancel_requests=True)
+    application.until(lambda: failures(triton, "small-llm") == before + 1, 10)
+
+
+def test_work_ends_with_its_deadline(triton: Any, application: Application) -> None:
+    before = failures(triton, "small-llm")
+    with pytest.raises(InferenceServerException) as late:
+        triton.infer(
+            "small-llm", texts(over_grpc, *["once"] * 64, name="text_input"), client_timeout=0.5, parameters=RANDOM
+        )
+    assert late.value.status() == "StatusCode.DEADLINE_EXCEEDED"
+    application.until(lambda: failures(triton, "small-llm") == before + 1, 10)
+    triton.infer("small-llm", texts(over_grpc, "x", name="text_input"), parameters=GREEDY, client_timeout=20)
+
+
+def test_a_cancelled_call_is_aborted_in_vllm(url: str, triton: Any, application: Application) -> None:
+    before = failures(triton, "llm")
+    inputs = texts(over_grpc, *["once"] * 64, name="text_input")
+    call = triton.async_infer("llm", inputs, lambda result, error: None, parameters=RANDOM)
+    application.until(lambda: running(url) > 0, 30)
+    call.cancel()
+    application.until(lambda: failures(triton, "llm") == before + 1 and running(url) == 0, 5)
+
+
+def test_health_by_grpcs_own_protocol(grpc_url: str) -> None:
+    with grpc.insecure_channel(grpc_url) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+
+        def check(service: str) -> int:
+            return int(health.Check(health_pb2.HealthCheckRequest(service=service), timeout=10).status)
+
+        states = health_pb2.HealthCheckResponse
+        assert check("") == check("inference.GRPCInferenceService") == check("embeddings") == states.SERVING
+        assert check("broken") == states.NOT_SERVING
+        with pytest.raises(grpc.RpcError) as unknown:
+            check("nope")
+        assert unknown.value.code() is grpc.StatusCode.NOT_FOUND
+        watch = health.Watch(health_pb2.HealthCheckRequest(service="embeddings"), timeout=30)
+        assert next(watch).status == states.SERVING
+        watch.cancel()
+
+
+def test_reflection_describes_the_service(grpc_url: str) -> None:
+    with grpc.insecure_channel(grpc_url) as channel:
+        found = ProtoReflectionDescriptorDatabase(channel)
+        assert "inference.GRPCInferenceService" in found.get_services()
+        file = found.FindFileContainingSymbol("inference.GRPCInferenceService")
+        (service,) = file.service
+        assert {"ModelInfer", "ModelStreamInfer", "RepositoryIndex"} <= {method.name for method in service.method}
+
+
+def test_many_at_once_over_grpc(triton: Any) -> None:
+    def one(text: str) -> Any:
+        return triton.infer("embeddings", texts(over_grpc, text)).as_numpy("embeddings")[0]
+
+    with ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(one, [f"text {at % 8}" for at in range(64)]))
+    for at in range(8):
+        np.testing.assert_allclose(found[at], found[at + 8], atol=1e-5)
+    assert np.abs(found[0] - found[1]).max() > 1e-3
