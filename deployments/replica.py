@@ -138,7 +138,7 @@ class ModelReplica:
 
     def _fits_beside(self) -> bool:
         """Whether what the last version took, and some to spare, is free."""
-        return free_bytes(self._gpus) > self._footprint_bytes + SPARE_BYTES
+        return free_bytes(self._gpus, self._footprint_bytes) > self._footprint_bytes + SPARE_BYTES
 
 
 def _first(error: ValidationError) -> str:
