@@ -79,13 +79,11 @@ def held_by_process() -> dict[int, int] | None:
     None where it does not tell: without its library (NVML) or the bindings to that (nvidia-ml-py), and in
     containers whose process ids are not the machine's.
     """
+    if not ids_are_the_drivers():
+        return None
     try:
         import pynvml
-
-        namespace = str(PID_NAMESPACE.readlink())
-    except (ImportError, OSError):
-        return None
-    if namespace != FIRST_PID_NAMESPACE:
+    except ImportError:
         return None
     try:
         pynvml.nvmlInit()
@@ -95,6 +93,14 @@ def held_by_process() -> dict[int, int] | None:
             pynvml.nvmlShutdown()
     except pynvml.NVMLError:
         return None
+
+
+def ids_are_the_drivers() -> bool:
+    """Whether the driver calls processes by the ids that they have here, which it does not in most containers."""
+    try:
+        return str(PID_NAMESPACE.readlink()) == FIRST_PID_NAMESPACE
+    except OSError:
+        return False
 
 
 def _counted(nvml: Any) -> dict[int, int] | None:
