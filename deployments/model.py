@@ -177,7 +177,7 @@ class Model:
 
     def _fits_beside(self) -> bool:
         """Whether what the last version took, and some to spare, is free."""
-        return free_bytes(self._gpus) > self._footprint_bytes + SPARE_BYTES
+        return free_bytes(self._gpus, self._footprint_bytes) > self._footprint_bytes + SPARE_BYTES
 
 
 def tidy_heap() -> None:

@@ -9,35 +9,16 @@ import math
 import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Any, Self, get_args
 
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
 
 from deployments.errors import BadRequest, EngineError
-from deployments.settings import Frozen
+from deployments.specs import Array, Datatype, TensorSpec
 
-Datatype = Literal[
-    "BOOL",
-    "UINT8",
-    "UINT16",
-    "UINT32",
-    "UINT64",
-    "INT8",
-    "INT16",
-    "INT32",
-    "INT64",
-    "FP16",
-    "BF16",
-    "FP32",
-    "FP64",
-    "BYTES",
-]
 DATATYPES: tuple[Datatype, ...] = get_args(Datatype)
-Array = npt.NDArray[Any]
-"""A tensor's values in its shape. BYTES are an object array of `bytes`; BF16 is `ml_dtypes.bfloat16`."""
 
 DTYPES: Mapping[Datatype, np.dtype[Any]] = {
     "BOOL": np.dtype(np.bool_),
@@ -67,14 +48,6 @@ _short = reprlib.Repr()
 _short.maxstring, _short.maxother, _short.maxlist, _short.maxtuple = 100, 100, 16, 16
 show = _short.repr
 """A value as an error quotes it: short, whatever was sent."""
-
-
-class TensorSpec(Frozen):
-    """What a model says of one of its inputs or outputs; -1 is a length that varies."""
-
-    name: str
-    datatype: Datatype
-    shape: tuple[Annotated[int, Field(ge=-1)], ...]
 
 
 @dataclass(frozen=True, eq=False)

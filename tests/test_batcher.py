@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -114,6 +115,40 @@ async def test_a_poisoned_input_fails_alone(gate: Gate, batcher: Batcher[int, in
     assert await asyncio.gather(held, *good) == [[2], [20], [24], [28]]
     with pytest.raises(EngineError, match=r"input 1: .*thirteen"):
         await bad
+
+
+async def test_what_a_failed_batch_held_is_free_when_its_parts_are_computed() -> None:
+    class Tensor:
+        """What a batch takes of the memory."""
+
+    taken: list[weakref.ref[Tensor]] = []
+
+    def compute(values: list[int]) -> list[int]:
+        assert all(one() is None for one in taken)
+        tensor = Tensor()
+        taken.append(weakref.ref(tensor))
+        if len(values) > 1:
+            raise MemoryError
+        return values
+
+    gate = Gate()
+    gate.open.clear()
+
+    def wait_first(values: list[int]) -> list[int]:
+        return gate.compute(values) if values == [1] else compute(values)
+
+    batcher: Batcher[int, int] = Batcher(
+        "test", prepare, wait_first, max_cost=100, max_items=8, max_padding=1.0, max_queue=lambda: 100
+    )
+    first = asyncio.create_task(batcher.submit([1]))
+    await asyncio.to_thread(gate.entered.wait, 10)
+    rest = asyncio.create_task(batcher.submit([2, 2, 2, 2]))
+    await asyncio.sleep(0)
+    gate.open.set()
+    assert await rest == [2, 2, 2, 2]
+    assert len(taken) == 7
+    await first
+    batcher.close()
 
 
 async def test_a_refused_input_names_itself(batcher: Batcher[int, int]) -> None:

@@ -1,6 +1,9 @@
 """What the design fixes about the code's own shape."""
 
 import ast
+import pkgutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,6 +60,21 @@ def test_heavy_libraries_are_imported_inside_functions(file: Path) -> None:
     guarded = [node for node in ast.parse(file.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]
     top = {name.partition(".")[0] for node in guarded for name in imports(node)}
     assert not top & HEAVY
+
+
+def test_engines_are_imported_with_little_installed() -> None:
+    """Machines for GPU checks have torch and not much else."""
+    modules = [f"deployments.engines.{module.name}" for module in pkgutil.iter_modules(engines.__path__)]
+    found = subprocess.run(
+        [sys.executable, "-c", f"import sys, {', '.join(modules)}\nprint(*sys.modules)"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    loaded = {name.partition(".")[0] for name in found.stdout.split() if not name.startswith("_")}
+    allowed = {"deployments", "numpy", "psutil", "pydantic", "pydantic_core", "annotated_types"}
+    assert loaded - sys.stdlib_module_names <= allowed | {"typing_extensions", "typing_inspection"}
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployments.errors import BadRequest, EngineError
-from deployments.tensors import DATATYPES, DTYPES, Datatype, Tensor, TensorSpec, fit, read_datatype, read_shape
+from deployments.specs import Datatype, TensorSpec
+from deployments.tensors import DATATYPES, DTYPES, Tensor, fit, read_datatype, read_shape
 from tests.made_tensors import same, tensors
 
 BF16 = ml_dtypes.bfloat16

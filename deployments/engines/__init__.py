@@ -11,15 +11,17 @@ import pkgutil
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from starlette.types import ASGIApp
 
 from deployments.errors import BadRequest
 from deployments.settings import Frozen
-from deployments.tensors import Array, TensorSpec
+from deployments.specs import Array, TensorSpec
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
 
 Task = Literal["embed", "rerank", "transcribe", "speak", "generate", "predict"]
 Truncate = Literal["end", "error"]
@@ -245,7 +247,7 @@ class Generated(NamedTuple):
 
 
 class GenerateEngine(Engine, Protocol):
-    app: ASGIApp | None
+    app: "ASGIApp | None"
     """The engine's own ASGI app, which answers every request as it is; None where `generate` is all there is."""
     context_length: int
     """Tokens that prompt and generated text may have together."""
@@ -262,7 +264,7 @@ class GenerateEngine(Engine, Protocol):
 
 
 class PredictEngine(Engine, Protocol):
-    app: ASGIApp | None
+    app: "ASGIApp | None"
     """The model's own ASGI app, which answers what no protocol here does; None where there is none."""
     inputs: tuple[TensorSpec, ...]
     """None where the model takes whatever names, datatypes and shapes it is given."""

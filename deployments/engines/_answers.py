@@ -9,7 +9,7 @@ from typing import Any, get_args
 import numpy as np
 
 from deployments.errors import EngineError
-from deployments.tensors import Array, Datatype, TensorSpec
+from deployments.specs import Array, Datatype, TensorSpec
 
 ANSWER = "output-0"
 

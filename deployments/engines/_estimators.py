@@ -10,7 +10,7 @@ import numpy as np
 
 from deployments.errors import BadRequest, EngineError
 from deployments.settings import Frozen
-from deployments.tensors import Array, Datatype, TensorSpec
+from deployments.specs import Array, Datatype, TensorSpec
 
 MATRIX = "input-0"
 MAX_DENSE = 1 << 24

@@ -13,15 +13,18 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 NOTICE_S = 1.0
 """How long an app may take to notice that a client has gone."""
 
 
-async def until_cancelled(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+async def until_cancelled(app: "ASGIApp", scope: "Scope", receive: "Receive", send: "Send") -> None:
     """Run an app; when this is cancelled, the app hears that its client has gone before it is cancelled itself.
 
     vLLM's handlers listen for a disconnect in tasks of their own (`with_cancellation`), so that cancelling
@@ -44,7 +47,7 @@ async def until_cancelled(app: ASGIApp, scope: Scope, receive: Receive, send: Se
 class _Client:
     """The client that an app knows, which can leave."""
 
-    def __init__(self, receive: Receive, send: Send) -> None:
+    def __init__(self, receive: "Receive", send: "Send") -> None:
         self.answered = False
         """Whether the answer has begun."""
         self._receive, self._send = receive, send
@@ -57,7 +60,7 @@ class _Client:
         if self._hearing:
             self._hearing.cancel()
 
-    async def receive(self) -> Message:
+    async def receive(self) -> "Message":
         if not self._gone:
             self._hearing = asyncio.ensure_future(self._receive())
             try:
@@ -68,7 +71,7 @@ class _Client:
                     raise
         return {"type": "http.disconnect"}
 
-    async def send(self, message: Message) -> None:
+    async def send(self, message: "Message") -> None:
         self.answered = True
         if not self._gone:
             await self._send(message)

@@ -11,7 +11,7 @@ import numpy as np
 
 from deployments.batcher import Batcher, Item
 from deployments.errors import BadRequest, EngineError
-from deployments.tensors import Array
+from deployments.specs import Array
 
 Tensors = Mapping[str, Array]
 Wanted = tuple[str, ...]

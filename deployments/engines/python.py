@@ -22,7 +22,7 @@ from deployments.engines._lifespan import Lifespan
 from deployments.engines._modules import Folder
 from deployments.errors import BadRequest, EngineError, LoadError, QueueFull, ServeAppError
 from deployments.settings import Frozen
-from deployments.tensors import Array, TensorSpec
+from deployments.specs import Array, TensorSpec
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp

@@ -15,7 +15,7 @@ from deployments.engines._estimators import MATRIX, MatrixInput
 from deployments.engines._rows import Rows, Tensors, Wanted
 from deployments.errors import BadRequest, EngineError, LoadError
 from deployments.settings import Frozen
-from deployments.tensors import Array, TensorSpec
+from deployments.specs import Array, TensorSpec
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp

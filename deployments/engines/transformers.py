@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
-from starlette.types import ASGIApp
 
 from deployments.batcher import Batcher, Item
 from deployments.engines import Generated, GenerateOptions, LoadContext, Message, Task
@@ -27,6 +26,7 @@ from deployments.settings import Frozen
 
 if TYPE_CHECKING:
     import torch
+    from starlette.types import ASGIApp
 
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 """What tokenizers write for the bytes of a character that is not complete."""
@@ -118,7 +118,7 @@ class Engine:
     task: ClassVar[Task] = "generate"
     options_type: ClassVar[type[Frozen]] = Options
     note: ClassVar[str] = ""
-    app: ASGIApp | None = None
+    app: "ASGIApp | None" = None
 
     def load(self, path: Path, options: Options, context: LoadContext) -> None:
         """Read a causal LM's folder. Raises `LoadError` for a context that the model has not."""

@@ -17,10 +17,9 @@ import tempfile
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import psutil
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deployments.engines import Generated, GenerateOptions, LoadContext, Task
 from deployments.engines import Message as ChatMessage
@@ -28,6 +27,9 @@ from deployments.engines._hosting import alone_on, end_with_parent, until_cancel
 from deployments.engines._vllm_arguments import Options, command_line, for_hardware
 from deployments.errors import BadRequest, EngineError, LoadError, QueueFull
 from deployments.settings import Frozen
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
 WRITTEN_FOR = "0.32"
 SYMBOLS = {
@@ -215,7 +217,7 @@ class Engine:
         self._at_once = int(held(llm, "vllm_config.scheduler_config.max_num_seqs"))
         self._defaults = held(llm, "model_config.get_diff_sampling_param")()
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         """The app of vLLM, which also serves the model's aliases, and stops computing when this is cancelled."""
         if scope["method"] == "POST":
             self._admit()

@@ -15,7 +15,7 @@ from deployments.engines import Task
 from deployments.errors import MethodNotAllowed
 from deployments.protocols.app import ClientBody, ModelStatus, Served, check_name, json_response, read_json
 from deployments.protocols.predictions import Prediction
-from deployments.tensors import TensorSpec
+from deployments.specs import TensorSpec
 
 EXTENSIONS = ["binary_tensor_data", "model_configuration", "statistics", "model_repository", "generate"]
 SERVER = {"name": "serve-app", "version": version("serve-app"), "extensions": EXTENSIONS}

@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from deployments.errors import BadRequest
 from deployments.protocols.app import Served, explain
-from deployments.tensors import Array, Datatype, TensorSpec, object_array, show
+from deployments.specs import Array, Datatype, TensorSpec
+from deployments.tensors import object_array, show
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -11,7 +11,8 @@ import numpy as np
 from deployments.errors import BadRequest, EngineError
 from deployments.protocols.predictions import Specs
 from deployments.protocols.tensor_data import BASE64, read_values, write_values
-from deployments.tensors import Array, Datatype, Tensor, TensorSpec, fit, object_array, read_shape, refusal, show
+from deployments.specs import Array, Datatype, TensorSpec
+from deployments.tensors import Tensor, fit, object_array, read_shape, refusal, show
 
 UNNAMED = "input-0"
 

@@ -26,7 +26,7 @@ from deployments.protocols.predictions import (
     spec,
     texts_of,
 )
-from deployments.tensors import Array
+from deployments.specs import Array
 
 
 class TranscribeParameters(ClientBody):

@@ -27,7 +27,7 @@ from deployments.protocols.predictions import (
 from deployments.protocols.rerank import check_pairs
 from deployments.protocols.rows import rows_to_tensors, tensors_to_rows
 from deployments.protocols.v2_generate import GenerateParameters, GenerateRequest, of_adapter, whole
-from deployments.tensors import Array
+from deployments.specs import Array
 
 MAX_PROMPTS = 64
 """Prompts in one request."""

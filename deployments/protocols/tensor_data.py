@@ -14,12 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from deployments.specs import Array, Datatype
 from deployments.tensors import (
     DTYPES,
     FLOATS,
     MAX_DIMENSIONS,
-    Array,
-    Datatype,
     Tensor,
     convert,
     object_array,

@@ -35,7 +35,8 @@ from deployments.protocols.open_inference import (
 )
 from deployments.protocols.open_inference_grpc import frame, read_proto, write_proto
 from deployments.protocols.predictions import Asked, Prediction, Specs
-from deployments.tensors import Array, Datatype, Tensor, TensorSpec, fit, show
+from deployments.specs import Array, Datatype, TensorSpec
+from deployments.tensors import Tensor, fit, show
 
 MODEL = "/v2/models/{model:path}"
 PROTOBUF = "application/x-protobuf"

@@ -18,7 +18,7 @@ from deployments.asgi import Head, run_unary
 from deployments.engines import LoadContext, PredictEngine
 from deployments.engines.python import Engine, Options
 from deployments.errors import BadRequest, EngineError, LoadError, QueueFull
-from deployments.tensors import Array, TensorSpec
+from deployments.specs import Array, TensorSpec
 
 Write = Callable[..., Path]
 ECHO = """

@@ -32,7 +32,7 @@ from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardSc
 from deployments.engines import LoadContext, PredictEngine
 from deployments.engines.sklearn import Engine, Options
 from deployments.errors import BadRequest, EngineError, LoadError, QueueFull
-from deployments.tensors import Array, TensorSpec
+from deployments.specs import Array, TensorSpec
 from tests.engines.loading import loaded
 
 IRIS, SPECIES = load_iris(return_X_y=True)

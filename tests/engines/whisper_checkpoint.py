@@ -1,4 +1,4 @@
-"""A complete tiny Whisper checkpoint: real architecture, real token layout, random weights, converted by CTranslate2.
+"""Complete Whisper checkpoints: real architecture, real token layout, random weights, converted by CTranslate2.
 
 What it hears means nothing, but it differs from sound to sound.
 """
@@ -16,6 +16,14 @@ WORDS = 50257
 
 def make_tiny_whisper(folder: Path) -> None:
     """Write a CTranslate2 Whisper folder of some megabytes. Always the same one."""
+    sizes: dict[str, float] = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 2, "init_std": 1.5}
+    sizes |= {f"{side}_attention_heads": 2 for side in ("encoder", "decoder")}
+    sizes |= {f"{side}_ffn_dim": 64 for side in ("encoder", "decoder")}
+    make_whisper(folder, seed=4, **sizes)  # hears something in speech, whether the language is given or detected
+
+
+def make_whisper(folder: Path, seed: int, **sizes: float) -> None:
+    """Write a CTranslate2 Whisper folder of these sizes, by the names of transformers' WhisperConfig."""
     import torch
 
     transformers: Any = importlib.import_module("transformers")  # its types lag behind it
@@ -26,20 +34,13 @@ def make_tiny_whisper(folder: Path) -> None:
     special = tokenizer.get_vocab()
     config = transformers.WhisperConfig(
         vocab_size=51865,
-        d_model=32,
-        encoder_layers=1,
-        decoder_layers=2,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        encoder_ffn_dim=64,
-        decoder_ffn_dim=64,
-        init_std=1.5,
         decoder_start_token_id=special["<|startoftranscript|>"],
         bos_token_id=special["<|endoftext|>"],
         eos_token_id=special["<|endoftext|>"],
         pad_token_id=special["<|endoftext|>"],
+        **sizes,
     )
-    torch.manual_seed(4)  # hears something in speech, whether the language is given or detected
+    torch.manual_seed(seed)
     model = transformers.WhisperForConditionalGeneration(config)
     model.generation_config = transformers.GenerationConfig(
         suppress_tokens=[], begin_suppress_tokens=[special["<|endoftext|>"]], alignment_heads=[[0, 0], [1, 1]]

@@ -11,7 +11,7 @@ from deployments.engines import PCM, Embedded, Generated, GenerateOptions, Reran
 from deployments.errors import BadRequest, EngineError
 from deployments.protocols import PREDICTIONS, ROUTERS, models
 from deployments.protocols.app import build_app
-from deployments.tensors import Array, Datatype, TensorSpec
+from deployments.specs import Array, Datatype, TensorSpec
 from tests.protocols.fakes import Served
 
 

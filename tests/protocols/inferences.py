@@ -6,7 +6,8 @@ from typing import Any
 import orjson
 from tritonclient.http import InferenceServerClient, InferInput
 
-from deployments.tensors import DTYPES, Array
+from deployments.specs import Array
+from deployments.tensors import DTYPES
 from tests.protocols.engines import Predict, ask, spec
 from tests.protocols.fakes import Served
 

@@ -19,7 +19,8 @@ from deployments.protocols.open_inference import (
     read_json,
     write_json,
 )
-from deployments.tensors import Datatype, Tensor, object_array
+from deployments.specs import Datatype
+from deployments.tensors import Tensor, object_array
 from tests.made_tensors import WITHOUT_HALVES, same, tensors
 
 ONE = Tensor.of("x", np.array([1.5], np.float32))

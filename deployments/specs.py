@@ -1,0 +1,38 @@
+"""What a model says of its tensors: names, datatypes, shapes, as the Open Inference Protocol (V2) has them.
+
+Apart from `deployments.tensors` because engines need no more than this, and it needs little installed.
+"""
+
+from typing import Annotated, Any, Literal
+
+import numpy.typing as npt
+from pydantic import Field
+
+from deployments.settings import Frozen
+
+Datatype = Literal[
+    "BOOL",
+    "UINT8",
+    "UINT16",
+    "UINT32",
+    "UINT64",
+    "INT8",
+    "INT16",
+    "INT32",
+    "INT64",
+    "FP16",
+    "BF16",
+    "FP32",
+    "FP64",
+    "BYTES",
+]
+Array = npt.NDArray[Any]
+"""A tensor's values in its shape. BYTES are an object array of `bytes`; BF16 is `ml_dtypes.bfloat16`."""
+
+
+class TensorSpec(Frozen):
+    """What a model says of one of its inputs or outputs; -1 is a length that varies."""
+
+    name: str
+    datatype: Datatype
+    shape: tuple[Annotated[int, Field(ge=-1)], ...]
