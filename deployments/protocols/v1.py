@@ -1,6 +1,7 @@
 """KServe's V1 predict protocol, for every task: `{"instances": [...]}` in, `{"predictions": [...]}` out.
 
 Contract: KServe V1 (`POST /v1/models/{model}:predict`); bytes are `{"b64": "..."}`, as TensorFlow Serving writes them.
+A request that is a CloudEvent is answered with one.
 """
 
 from typing import Any
@@ -11,6 +12,7 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from deployments.errors import BadRequest, NotImplementedHere
+from deployments.protocols import cloud_events
 from deployments.protocols.app import Served, check_name, json_body, json_response, plain_body, post
 from deployments.protocols.predictions import Asked, Prediction
 
@@ -32,14 +34,17 @@ def router(prediction: Prediction[Any, Any], served: Served | None) -> APIRouter
         model = request.path_params["model"]
         found = check_name(served, model)
         with found.times.request() as marks:
-            instances, parameters = read_instances(await plain_body(request, found), found.settings.limits.max_inputs)
+            body, event = await plain_body(request, found), cloud_events.form_of(request.headers)
+            data = cloud_events.open_event(request.headers, body) if event else body
+            instances, parameters = read_instances(data, found.settings.limits.max_inputs)
             async with found.engine(request) as engine:
                 asked = Asked(found, model, prediction.specs(engine), parameters)
                 items = prediction.of_instances(asked, instances)
                 marks.predicting()
                 results = await prediction.work(asked, engine, items)
             marks.writing()
-            return json_response({"predictions": prediction.predictions(results)})
+            answer = json_response({"predictions": prediction.predictions(results)})
+            return cloud_events.event_response(model, bytes(answer.body), event) if event else answer
 
     described = json_body(PredictRequest)
     post(api, PREDICT, predict, served, openapi_extra=described, summary="KServe V1 predict")
