@@ -33,6 +33,7 @@ bench: $(VENV)/.test
 	$(BIN)/python -m benchmarks.embeddings
 	$(BIN)/python -m benchmarks.speech
 	$(BIN)/python -m benchmarks.llm
+	$(BIN)/python -m benchmarks.predict
 
 gpu-check:
 	@$(GPU_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -4,11 +4,20 @@ One YAML file, validated here; every complaint names the place and what is valid
 Knows nothing of Ray.
 """
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ByteSize, Field, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic import (
+    ByteSize,
+    Field,
+    StringConstraints,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -17,6 +26,7 @@ from deployments.cache import Budget
 from deployments.engines import Task
 from deployments.errors import ServeAppError
 from deployments.settings import DurationS, Frozen, Limits, ModelIdentity, ModelSettings
+from serve_app.complaints import complaint
 
 SHIPPED = Path(__file__).parent / "catalogs"
 GATEWAY = "gateway"
@@ -46,7 +56,22 @@ class Resources(Frozen):
 
     cpu: float = Field(1.0, ge=0, description="CPUs; a fraction is shared with others")
     gpu: float = Field(0.0, ge=0, description="GPUs: a fraction of one, or several whole ones")
+    vram: ByteSize | None = Field(None, description="memory of a GPU, such as 3GiB, instead of gpu; needs gpu_memory")
     memory: ByteSize | None = Field(None, description="RAM, such as 4GiB")
+
+    def on(self, gpu_memory: int | None) -> "Resources":
+        """The same with `vram` as a fraction of a GPU that has so many bytes. Raises `ValueError`."""
+        if self.vram is None:
+            return self
+        if self.gpu:
+            raise ValueError("resources has gpu and vram, which say the same; give one of them")
+        if gpu_memory is None:
+            raise ValueError("vram needs the catalog's gpu_memory: what one GPU has, such as 24GiB")
+        if self.vram > gpu_memory:
+            raise ValueError(
+                f"vram is {self.vram.human_readable()}; one GPU has {ByteSize(gpu_memory).human_readable()}"
+            )
+        return self.model_copy(update={"gpu": math.ceil(self.vram / gpu_memory * 10_000) / 10_000})
 
     @field_validator("gpu")
     @classmethod
@@ -176,8 +201,15 @@ class Catalog(Frozen):
     namespace: Name = "default"
     layout: Literal["single"] = "single"
     gateway: Gateway = Gateway()
+    gpu_memory: ByteSize | None = Field(None, description="memory of one GPU, of which vram is a fraction")
     on_demand: OnDemand = OnDemand()
     models: tuple[Model, ...]
+
+    @field_validator("models")
+    @classmethod
+    def _in_fractions(cls, models: tuple[Model, ...], info: ValidationInfo) -> tuple[Model, ...]:
+        gpu_memory = info.data.get("gpu_memory")
+        return tuple(model.model_copy(update={"resources": model.resources.on(gpu_memory)}) for model in models)
 
     @model_validator(mode="after")
     def _unique(self) -> "Catalog":
@@ -241,7 +273,7 @@ def parse(data: object, where: str = "the catalog") -> Catalog:
     try:
         catalog = Catalog.model_validate(data)
     except ValidationError as error:
-        lines = [_complaint(one["loc"], one["type"], one["msg"], data) for one in error.errors(include_url=False)]
+        lines = [complaint(one, one["loc"], data, Catalog) for one in error.errors(include_url=False)]
     else:
         lines = list(_option_complaints(catalog))
         if not lines:
@@ -257,33 +289,4 @@ def _option_complaints(catalog: Catalog) -> Iterator[str]:
         except ValidationError as error:
             for one in error.errors(include_url=False):
                 place = ("models", index, "options", *one["loc"])
-                yield _complaint(place, one["type"], one["msg"], catalog.model_dump(), options)
-
-
-def _complaint(
-    loc: tuple[int | str, ...], kind: str, message: str, data: object, keys_of: type[BaseModel] | None = None
-) -> str:
-    """One line: where, what is wrong and, for an unknown key, which keys there are."""
-    place, here = "", data
-    for part in loc:
-        place += f"[{part}]" if isinstance(part, int) else f".{part}"
-        try:
-            here = here[part]  # type: ignore[index]  # plain data of unknown shape
-        except (KeyError, IndexError, TypeError):
-            here = None
-        if isinstance(part, int) and isinstance(here, dict) and "name" in here:
-            place += f" ({here['name']})"
-    if kind == "extra_forbidden":
-        shape = keys_of or _shape_at(loc[:-1])
-        message = f"unknown key; valid here: {', '.join(shape.model_fields)}" if shape else "unknown key"
-    return f"{place.lstrip('.') or 'catalog'}: {message.removeprefix('Value error, ')}"
-
-
-def _shape_at(loc: tuple[int | str, ...]) -> type[BaseModel] | None:
-    """The pydantic model that a place in a catalog is read as."""
-    shape: Any = Catalog
-    for part in loc:
-        if isinstance(part, str):
-            shape = shape.model_fields[part].annotation
-            shape = next((arg for arg in get_args(shape) if isinstance(arg, type) and arg is not type(None)), shape)
-    return shape if isinstance(shape, type) and issubclass(shape, BaseModel) else None
+                yield complaint(one, place, catalog.model_dump(), Catalog, options)

@@ -42,7 +42,10 @@ def test_shipped_catalogs_are_valid(name: str) -> None:
         ({"load": "on-demand", "scaling": {"max": 2}}, "scaling is its host's here; set it under on_demand:"),
         ({"name": "on-demand"}, "which is what a deployment is called"),
         ({"sauce": "x"}, r"models\[0\] \(m\).sauce: unknown key; valid here: name, engine, source"),
-        ({"resources": {"gpus": 1}}, r"models\[0\] \(m\).resources.gpus: unknown key; valid here: cpu, gpu, memory"),
+        (
+            {"resources": {"gpus": 1}},
+            r"models\[0\] \(m\).resources.gpus: unknown key; valid here: cpu, gpu, vram, memory",
+        ),
         ({"options": {"truncat": "end"}}, r"\(m\).options.truncat: unknown key; valid here: .*truncate"),
         ({"options": {"truncate": "middle"}}, r"\(m\).options.truncate: .*'error'"),
         ({"engine": "foo"}, "unknown engine 'foo'; have: bi_encoder"),
@@ -108,3 +111,21 @@ def test_the_command_line_checks_and_prints_the_schema() -> None:
     assert "valid; 5 models" in runner.invoke(app, ["catalog", "check", "embedded"]).output
     assert '"Model"' in runner.invoke(app, ["catalog", "schema"]).output
     assert isinstance(runner.invoke(app, ["catalog", "check", "nope"]).exception, CatalogError)
+
+
+def test_vram_is_a_fraction_of_a_gpu() -> None:
+    catalog = parse({"resources": {"vram": "3GiB"}}, {"name": "n", "resources": {"gpu": 0.5}}, gpu_memory="24GiB")
+    assert [model.resources.gpu for model in catalog.models] == [0.125, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("resources", "rest", "complaint"),
+    [
+        ({"vram": "3GiB"}, {}, "needs the catalog's gpu_memory"),
+        ({"vram": "3GiB", "gpu": 0.5}, {"gpu_memory": "24GiB"}, "give one of them"),
+        ({"vram": "30GiB"}, {"gpu_memory": "24GiB"}, "one GPU has 24.0GiB"),
+    ],
+)
+def test_vram_that_cannot_be_had_is_refused(resources: dict[str, Any], rest: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(CatalogError, match=complaint):
+        parse({"resources": resources}, **rest)
