@@ -111,7 +111,7 @@ def reach_directly(url: str, catalog: Path) -> str:
     httpx.put(control, json=config, headers={"Authorization": f"Bearer {this.token}"}).raise_for_status()
     while True:
         with contextlib.suppress(httpx.HTTPError):
-            if httpx.get(f"{url}/llm/v2/models/llm/ready").status_code == 200 and not _has_gateway(url):
+            if not _has_gateway(url) and httpx.get(f"{url}/llm/v2/models/llm/ready").status_code == 200:
                 return f"{url}/llm"
         time.sleep(0.5)
 
