@@ -159,7 +159,8 @@ class Routes:
             model = self._by_name.get(name) or self._by_name.get(name.rpartition(":")[0])
             if model:
                 return Target(model, root, path)
-        raise ModelNotFound.named(parts[0], [model.name for model in self.models])
+        asked = parts[0].removesuffix(":predict").removesuffix(":explain")
+        raise ModelNotFound.named(asked, [model.name for model in self.models])
 
     def _restricted(self, target: Target, alias: ModelEntry | None, asked: str) -> Target:
         if alias and target.model is not alias:

@@ -77,6 +77,7 @@ def test_the_host_alias_restricts(path: str, model: str | None) -> None:
         ("/nope", None, NotFound, "/emb/, /deep/emb2/, /rank/"),
         ("/embx/v1/embeddings", None, NotFound, "nothing at"),
         ("/v1/models/nope", None, ModelNotFound, "Model with name nope does not exist"),
+        ("/v1/models/nope:predict", None, ModelNotFound, "Model with name nope does not exist"),
         ("/v1/embeddings", "nope", ModelNotFound, "emb, emb2"),
         ("/v1/embeddings", "rank", BadRequest, "does rerank"),
         ("/v1/embeddings", None, BadRequest, "emb, emb2"),

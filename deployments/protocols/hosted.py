@@ -3,6 +3,11 @@
 Knows no protocol's shapes beyond the few fields that are limited.
 """
 
+import contextlib
+import json
+import math
+from typing import Any
+
 import orjson
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -11,6 +16,7 @@ from starlette.types import Message, Receive, Scope, Send
 from deployments.errors import BadRequest, NotFound
 from deployments.protocols.app import Served, check_method
 from deployments.settings import Limits
+from deployments.tensors import show
 
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
@@ -53,20 +59,17 @@ def router(served: Served | None) -> APIRouter:
 def check_limits(body: bytes, limits: Limits) -> None:
     """Raise `BadRequest` if a body asks for more texts or has more stop strings than one request may.
 
-    Only what is there in the right types is looked at; the rest is for who answers the request to refuse.
+    Numbers are read as leniently as pydantic reads them, which takes 2.0 and "2" for 2; the rest is for who answers
+    the request to refuse.
     """
-    try:
-        asked = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return
+    asked = _lenient(body)
     if not isinstance(asked, dict):
         return
     prompt = asked.get("prompt")
     prompts = len(prompt) if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else 1
     for name in ("n", "best_of"):
-        choices = asked.get(name)
-        if isinstance(choices, int) and choices * prompts > limits.max_choices:
-            have = f"{name}={choices}" + (f" for each of {prompts} prompts" if prompts > 1 else "")
+        if _number(asked.get(name)) * prompts > limits.max_choices:
+            have = f"{name}={show(asked[name])}" + (f" for each of {prompts} prompts" if prompts > 1 else "")
             raise BadRequest(f"{have}: at most {limits.max_choices} texts in one request", param=name)
     if prompts > limits.max_choices:
         raise BadRequest(f"{prompts} prompts: at most {limits.max_choices} in one request", param="prompt")
@@ -74,6 +77,26 @@ def check_limits(body: bytes, limits: Limits) -> None:
         stops = asked.get(name)
         if isinstance(stops, list) and len(stops) > limits.max_stops:
             raise BadRequest(f"{len(stops)} stop strings: at most {limits.max_stops} in one request", param=name)
+
+
+def _lenient(body: bytes) -> Any:
+    """JSON, also with the NaN and the numbers without end that the standard library takes; None for what is none."""
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        with contextlib.suppress(ValueError, RecursionError):
+            return json.loads(body)
+    return None
+
+
+def _number(given: object) -> float:
+    """What it counts, if it can be taken for a number; else nothing."""
+    try:
+        return float(given) if isinstance(given, int | float | str) else 0.0
+    except ValueError:
+        return 0.0
+    except OverflowError:
+        return math.inf
 
 
 def _preceded(body: bytes, rest: Receive) -> Receive:

@@ -168,6 +168,22 @@ async def test_limits_hold_before_an_engines_own_app(path: str, body: dict[str, 
     assert answer.json()["error"]["param"] == param
 
 
+@pytest.mark.parametrize(
+    "n", ["1e12", '"1000000000000"', "968678678766.0", "9" * 30, "1" + "0" * 400, '1000, "x": NaN']
+)
+@pytest.mark.parametrize("app", [None, PlainTextResponse("reached")], ids=["here", "in the engine's own app"])
+async def test_no_way_to_write_a_number_gets_past_the_limits(n: str, app: ASGIApp | None) -> None:
+    served = of(Engine(app))
+    application = build_app("m", [make(served) for make in ROUTERS["generate"]])
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(application), base_url="http://x") as client:
+        messages = '[{"role": "user", "content": "a"}]'
+        body = f'{{"messages": {messages}, "n": {n}}}'
+        answer = await client.post("/v1/chat/completions", content=body)
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["param"] == "n"
+    assert served.loaded().asked == []
+
+
 @pytest.mark.parametrize("body", [{"n": 128}, {"prompt": [1] * 5000}, {"n": "many"}, {"stop": None, "n": None}])
 async def test_what_is_within_the_limits_reaches_it(body: dict[str, Any]) -> None:
     answer = await ask(of(Engine(PlainTextResponse("reached"))), "/v1/completions", **body)
