@@ -4,6 +4,7 @@ Streams are timed where their bytes pass, in the model's replica. Knows nothing 
 """
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator, MutableMapping
 from typing import Any
@@ -63,10 +64,11 @@ class TokenTimes:
 
 
 class Marks:
-    """When the parts of one request began, in seconds of the monotonic clock."""
+    """When the parts of one request began, in seconds of the monotonic clock; one that does not begin has no length."""
 
     def __init__(self) -> None:
-        self.began_s = self.predicting_s = self.writing_s = time.monotonic()
+        self.began_s = time.monotonic()
+        self.predicting_s = self.writing_s = math.inf
 
     def predicting(self) -> None:
         """The request is read."""
@@ -111,13 +113,14 @@ class PredictTimes:
             self.failed_s += time.monotonic() - marks.began_s
             raise
         end_s = time.monotonic()
-        self._read.observe(marks.predicting_s - marks.began_s)
-        self._predict.observe(marks.writing_s - marks.predicting_s)
-        self._write.observe(end_s - marks.writing_s)
+        predicting_s, writing_s = min(marks.predicting_s, end_s), min(marks.writing_s, end_s)
+        self._read.observe(predicting_s - marks.began_s)
+        self._predict.observe(writing_s - predicting_s)
+        self._write.observe(end_s - writing_s)
         self._whole.observe(end_s - marks.began_s)
         self.done += 1
         self.done_s += end_s - marks.began_s
-        self.predict_s += marks.writing_s - marks.predicting_s
+        self.predict_s += writing_s - predicting_s
 
     def loaded(self, took_s: float) -> None:
         """The model was loaded."""

@@ -87,7 +87,7 @@ def _cases(operation: Any) -> st.SearchStrategy[Any]:
 
 
 def _checked(url: str, prefix: str, models: list[str], examples: int) -> int:
-    """Requests as the OpenAPI document at `prefix` describes them, some thousand; how many there were."""
+    """Requests as the OpenAPI document at `prefix` describes them, and as it does not; how many there were."""
     config = SchemathesisConfig.from_dict({"base-url": url + prefix})
     document = httpx.get(f"{url}{prefix}/openapi.json", timeout=30).json()
     schema = schemathesis.openapi.from_dict(document, config=config)

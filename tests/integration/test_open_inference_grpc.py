@@ -122,13 +122,16 @@ def test_work_ends_with_its_deadline(triton: Any, application: Application) -> N
     triton.infer("small-llm", texts(over_grpc, "x", name="text_input"), parameters=GREEDY, client_timeout=20)
 
 
-def test_a_cancelled_call_is_aborted_in_vllm(url: str, triton: Any, application: Application) -> None:
+def test_cancelled_calls_are_aborted_in_vllm(url: str, triton: Any, application: Application) -> None:
     before = failures(triton, "llm")
     inputs = texts(over_grpc, *["once"] * 64, name="text_input")
-    call = triton.async_infer("llm", inputs, lambda result, error: None, parameters=RANDOM)
-    application.until(lambda: running(url) > 0, 30)
-    call.cancel()
-    application.until(lambda: failures(triton, "llm") == before + 1 and running(url) == 0, 5)
+    answered: queue.Queue[Any] = queue.Queue()
+    for_all: dict[str, Any] = {"callback": lambda result, error: answered.put(error), "parameters": RANDOM}
+    calls = [triton.async_infer("llm", inputs, **for_all) for _ in range(30)]
+    assert answered.get(timeout=60) is None
+    for call in calls:
+        call.cancel()
+    application.until(lambda: failures(triton, "llm") > before and running(url) == 0, 10)
 
 
 def test_health_by_grpcs_own_protocol(grpc_url: str) -> None:

@@ -71,6 +71,15 @@ async def test_an_error_in_a_stream_is_its_last_answer_and_says_of_which_request
     assert last.infer_response.id == "7"
 
 
+async def test_a_streams_time_is_the_models() -> None:
+    served = Served(Generate(), "generate")
+    await ask(served, STREAM, content=message("text_input", b"a b").SerializeToString())
+    (stats,) = (await ask(served, "/v2/models/m/stats", "GET")).json()["model_stats"]
+    times = {kind: one["ns"] for kind, one in stats["inference_stats"].items()}
+    assert times["success"] >= times["compute_infer"] > 0
+    assert times["compute_input"] >= 0
+
+
 async def test_what_is_wrong_from_the_start_of_a_stream_has_its_status() -> None:
     for given in (message("text_input", b""), message("text_input", b"a", b"b"), message("text", b"a")):
         served = Served(Generate(), "generate")
