@@ -7,7 +7,7 @@ asked for, and the request waits for that. Knows nothing of what models do.
 import asyncio
 import contextlib
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
 from pydantic import ByteSize, Field
@@ -31,7 +31,10 @@ class Cached(Protocol):
 
     @property
     def file_bytes(self) -> int:
-        """Size of its files; 0 until it was loaded once."""
+        """Size of its files, as far as it is known."""
+
+    async def measure(self) -> None:
+        """Learn `file_bytes` where that needs no fetching."""
 
     def load(self) -> None:
         """Begin to load it."""
@@ -49,9 +52,14 @@ class ModelCache:
     def __init__(self) -> None:
         self.budget = Budget()
         self._loaded: OrderedDict[str, Cached] = OrderedDict()
+        self._leaving: dict[str, tuple[Cached, asyncio.Task[None]]] = {}
+        self._unwanted: set[str] = set()
         self._users: Counter[str] = Counter()
-        self._deciding = asyncio.Lock()
-        self._freed = asyncio.Event()
+        self._news = asyncio.Event()
+
+    def holds(self, model: Cached) -> bool:
+        """Whether a model is loaded, or loading, and not about to be unloaded."""
+        return model.name in self._loaded
 
     @contextlib.asynccontextmanager
     async def hold(self, model: Cached, timeout_s: float) -> AsyncIterator[None]:
@@ -65,43 +73,69 @@ class ModelCache:
                 async with asyncio.timeout(timeout_s):
                     await self._admit(model)
             except TimeoutError:
-                busy = f"all {len(self._loaded)} models that may be loaded at once are in use"
+                busy = f"no room was made for it beside the {len(self._loaded)} that are loaded"
                 raise ModelUnavailable(f"Model with name {model.name} is not ready: {busy}.", retry_after_s=5) from None
             yield
         finally:
             self._users[model.name] -= 1
-            self._freed.set()
-            if model.failed():
-                await self.drop(model)
+            self._release(model)
 
     async def drop(self, model: Cached) -> None:
-        """Unload a model, unless a request uses it."""
-        async with self._deciding:
-            if model.name in self._loaded and not self._users[model.name]:
-                del self._loaded[model.name]
-                await model.unload()
+        """Have a model unloaded once no request uses it, and wait for that."""
+        if model.name in self._loaded:
+            self._unwanted.add(model.name)
+            self._release(model)
+        while model.name in self._unwanted or model.name in self._leaving:
+            await self._news.wait()
+
+    def _release(self, model: Cached) -> None:
+        """See what may go now that a request has ended."""
+        if not self._users[model.name] and (model.name in self._unwanted or model.failed()):
+            self._unload(model.name)
+        while not self._within(list(self._loaded.values())) and (idle := self._idle()):
+            self._unload(idle)
+        self._tell()
 
     async def _admit(self, model: Cached) -> None:
-        if model.name not in self._loaded:
-            async with self._deciding:
-                if model.name not in self._loaded:
-                    await self._make_room(model)
-                    self._loaded[model.name] = model
-                    model.load()
+        """Have a model loaded, or loading, as the one used last; waits while there is no room."""
+        if self.budget.memory is not None:
+            await model.measure()
+        while model.name not in self._loaded:
+            # A model that is on its way out comes back when it is gone.
+            held = [*self._loaded.values(), *(one for one, _ in self._leaving.values())]
+            fits = not held or self._within([*held, model])
+            if fits and model.name not in self._leaving:
+                self._loaded[model.name] = model
+                model.load()
+                break
+            if not self._leaving and (idle := self._idle()):
+                self._unload(idle)
+            await self._news.wait()
         self._loaded.move_to_end(model.name)
 
-    async def _make_room(self, model: Cached) -> None:
-        """Unload models, least recently used first, until another fits; waits while all are in use."""
-        while self._loaded and not self._fits(model):
-            idle = next((one for name, one in self._loaded.items() if not self._users[name]), None)
-            if idle is None:
-                self._freed.clear()
-                await self._freed.wait()
-                continue
-            del self._loaded[idle.name]
-            await idle.unload()
+    def _within(self, models: Sequence[Cached]) -> bool:
+        """Whether these together are within the budget."""
+        sizes = sum(one.file_bytes for one in models)
+        return len(models) <= self.budget.max_loaded and (self.budget.memory is None or sizes <= self.budget.memory)
 
-    def _fits(self, model: Cached) -> bool:
-        sizes = sum(one.file_bytes for one in self._loaded.values()) + model.file_bytes
-        within = self.budget.memory is None or sizes <= self.budget.memory
-        return within and len(self._loaded) < self.budget.max_loaded
+    def _idle(self) -> str | None:
+        """The least recently used model that no request uses."""
+        return next((name for name in self._loaded if not self._users[name]), None)
+
+    def _unload(self, name: str) -> None:
+        model = self._loaded.pop(name, None)
+        self._unwanted.discard(name)
+        if model:
+            self._leaving[name] = (model, asyncio.create_task(self._leave(model)))
+
+    async def _leave(self, model: Cached) -> None:
+        try:
+            await model.unload()
+        finally:
+            del self._leaving[model.name]
+            self._tell()
+
+    def _tell(self) -> None:
+        """Wake all who wait, to look again."""
+        self._news.set()
+        self._news = asyncio.Event()

@@ -10,7 +10,9 @@ raises to Ray Serve. Knows nothing of Ray, HTTP or engines: it is given a functi
 
 import asyncio
 import contextlib
+import functools
 import logging
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -28,6 +30,7 @@ class Closable(Protocol):
 
 
 Loaded = TypeVar("Loaded", bound=Closable)
+Made = TypeVar("Made")
 
 
 @dataclass(eq=False)
@@ -38,6 +41,33 @@ class _Version(Generic[Loaded]):
     loaded: Loaded
     users: int = 0
     idle: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+def in_thread(call: Callable[[], Made]) -> "asyncio.Future[Made]":
+    """What `call` returns, from a thread of its own.
+
+    Not one of the loop's: those are few, and a load that waits in all of them for something else that needs
+    one would wait for ever.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[Made] = loop.create_future()
+
+    def settle(set_done: Callable[[Any], None], made: Any) -> None:
+        if not done.cancelled():
+            set_done(made)
+
+    def run() -> None:
+        try:
+            made = call()
+        except BaseException as error:
+            outcome: tuple[Callable[[Any], None], Any] = (done.set_exception, error)
+        else:
+            outcome = (done.set_result, made)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+            loop.call_soon_threadsafe(settle, *outcome)
+
+    threading.Thread(target=run, name="life", daemon=True).start()
+    return done
 
 
 class Life(Generic[Loaded]):
@@ -69,6 +99,7 @@ class Life(Generic[Loaded]):
         self._loading: asyncio.Future[Loaded] | None = None
         self._changed = asyncio.Event()
         self._settled = asyncio.Event()
+        self._let_go = asyncio.Event()
         self._began_s = 0.0
 
     def want(self, settings: dict[str, Any]) -> None:
@@ -76,9 +107,14 @@ class Life(Generic[Loaded]):
         if settings == self._wanted:
             return
         self._wanted = settings
-        self._changed.set()
+        self._let_go.set()
         if self._version is None:
             self._wait_for_it()
+        self._work()
+
+    def _work(self) -> None:
+        """Have the background task see what has changed."""
+        self._changed.set()
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._converge())
 
@@ -109,17 +145,17 @@ class Life(Generic[Loaded]):
         return self._version.loaded if self._version else None
 
     async def unload(self) -> None:
-        """Give the memory back once no request uses it, until settings are wanted again: not before this has ended."""
+        """Have the background task give the memory back once no request uses it, and wait for that.
+
+        It is given back also if this is cancelled. Settings that are wanted meanwhile end the wait, and are loaded
+        then.
+        """
+        if self._wanted is None and self.state == "unloaded":
+            return
         self._wanted = None
-        self._changed.set()
-        if self._task:
-            await self._task
-        version, self._version = self._version, None
-        self.failure = None
-        self._settle("unloaded")
-        if version:
-            await self._drain(version)
-            await asyncio.to_thread(self._tidy)
+        self._let_go.clear()
+        self._work()
+        await self._let_go.wait()
 
     async def close(self) -> None:
         """Stop trying, and give the memory back."""
@@ -133,7 +169,7 @@ class Life(Generic[Loaded]):
                 made.append(await self._loading)
         self._version, self.state = None, "unloaded"
         for loaded in made:
-            await asyncio.to_thread(loaded.close)
+            await in_thread(loaded.close)
 
     async def _ready_version(self, timeout_s: float) -> _Version[Loaded]:
         try:
@@ -156,9 +192,12 @@ class Life(Generic[Loaded]):
     async def _converge(self) -> None:
         """Until what is loaded is what is wanted: load it, or say why not and try again later."""
         pause_s, tried = self._first_pause_s, None
-        while self._wanted is not None and (self._version is None or self._version.settings != self._wanted):
+        while not self._is_as_wanted():
             self._changed.clear()
             wanted = self._wanted
+            if wanted is None:
+                await self._empty()
+                continue
             if await self._bring_up(wanted, again=wanted == tried):
                 continue
             tried = wanted
@@ -167,6 +206,20 @@ class Life(Generic[Loaded]):
                     await self._changed.wait()
             pause_s = self._first_pause_s if self._changed.is_set() else min(pause_s * 2, LONGEST_PAUSE_S)
         self.failure = None
+
+    def _is_as_wanted(self) -> bool:
+        if self._wanted is None:
+            return self._version is None and self._let_go.is_set()
+        return self._version is not None and self._version.settings == self._wanted
+
+    async def _empty(self) -> None:
+        """Hold nothing."""
+        version, self._version = self._version, None
+        self._settle("unloaded")
+        if version:
+            await self._drain(version)
+            await in_thread(self._tidy)
+        self._let_go.set()
 
     async def _bring_up(self, wanted: dict[str, Any], again: bool) -> bool:
         old = self._version
@@ -181,7 +234,7 @@ class Life(Generic[Loaded]):
         if error is None:
             if old and not in_place:
                 await self._drain(old)
-            await asyncio.to_thread(self._tidy)
+            await in_thread(self._tidy)
             return True
         log.error("%s: cannot load: %s", self.name, error)
         if old and in_place and (lost := await self._try(old.settings)):
@@ -195,7 +248,7 @@ class Life(Generic[Loaded]):
         """Load one version and put it in service; the reason when it cannot."""
         self.progress = "starting"
         try:
-            self._loading = asyncio.ensure_future(asyncio.to_thread(self._load_here, settings))
+            self._loading = in_thread(functools.partial(self._load_here, settings))
             loaded = await asyncio.shield(self._loading)
             self._loading = None
         except Exception as error:
@@ -234,4 +287,4 @@ class Life(Generic[Loaded]):
     async def _drain(self, version: _Version[Loaded]) -> None:
         if version.users:
             await version.idle.wait()
-        await asyncio.to_thread(version.loaded.close)
+        await in_thread(version.loaded.close)

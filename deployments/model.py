@@ -6,6 +6,7 @@ Knows nothing of Ray and of other models; whoever hosts it says which share of t
 import asyncio
 import contextlib
 import gc
+import logging
 import os
 import time
 from collections.abc import AsyncIterator, Callable
@@ -18,7 +19,7 @@ from starlette.types import ASGIApp
 from deployments import engines, sources
 from deployments.cache import ModelCache
 from deployments.engines import Engine, LoadContext
-from deployments.errors import BadRequest, LoadError
+from deployments.errors import BadRequest, LoadError, ModelFailed
 from deployments.gpu import free_bytes, used_bytes
 from deployments.life import Life
 from deployments.metrics import PredictTimes, TokenTimes
@@ -26,6 +27,7 @@ from deployments.protocols import KSERVE, OWN, PREDICTIONS, models
 from deployments.protocols.app import ModelStatus, build_app
 from deployments.settings import ModelIdentity, ModelSettings
 
+log = logging.getLogger(__name__)
 SPARE_BYTES = 512 << 20
 LOADING_PATIENCE_S = 600.0
 """How long a request waits for a model that is loading, however long its answer may take then."""
@@ -44,6 +46,7 @@ class Model:
         self.file_bytes = 0
         self._cache = cache
         self._wanted: dict[str, Any] = {}
+        self._why_not: ModelFailed | None = None
         self.settings = ModelSettings(source="")
         self._engine_class = engines.find(identity.engine)
         self._cpus, self._gpus = cpus, gpus
@@ -76,7 +79,8 @@ class Model:
             self._wanted = user_config  # which will fail to load, with the reason, and leave what answers
         else:
             self._wanted = {"source": self.settings.source, "options": self.settings.options}
-        if self._cache is None or self._life.state != "unloaded":
+        self._why_not = None
+        if self._cache is None or self._cache.holds(self):
             self.load()
 
     def load(self) -> None:
@@ -86,6 +90,11 @@ class Model:
     async def unload(self) -> None:
         """Give the memory back once no request uses it."""
         await self._life.unload()
+
+    async def measure(self) -> None:
+        """Learn the size of its files, where they are on this machine."""
+        if not self.file_bytes:
+            self.file_bytes = await asyncio.to_thread(sources.local_bytes, self.settings.source)
 
     def failed(self) -> bool:
         """Whether it could not be loaded."""
@@ -106,19 +115,34 @@ class Model:
         engine = self._life.loaded()
         return engine is None or engine.alive()
 
+    async def revive(self) -> None:
+        """Have it loaded anew where it shares its process with others, which are not to be ended for it."""
+        log.error("%s: what computes for it died; it is loaded anew", self.name)
+        await self.unload()
+        if self._cache is None or self._cache.holds(self):
+            self.load()
+
     @contextlib.asynccontextmanager
     async def engine(self, request: Request) -> AsyncIterator[Any]:
         """The loaded engine, held for one request."""
-        timeout_s = min(request.scope["serve_app.timeout_s"], LOADING_PATIENCE_S)
+        give_up_s = time.monotonic() + min(request.scope["serve_app.timeout_s"], LOADING_PATIENCE_S)
         async with contextlib.AsyncExitStack() as held:
             if self._cache:
-                await held.enter_async_context(self._cache.hold(self, timeout_s))
-            yield await held.enter_async_context(self._life.use(timeout_s))
+                await held.enter_async_context(self._cache.hold(self, give_up_s - time.monotonic()))
+            try:
+                engine = await held.enter_async_context(self._life.use(give_up_s - time.monotonic()))
+            except ModelFailed as error:
+                self._why_not = error
+                raise
+            self._why_not = None
+            yield engine
 
     def check(self) -> None:
         """Raise `ModelUnavailable` unless a version answers, or will be loaded for the next request."""
         if self._cache is None or self._life.state != "unloaded":
             self._life.check()
+        elif self._why_not:
+            raise self._why_not
 
     def status(self) -> ModelStatus:
         """What it is doing now."""
@@ -126,9 +150,9 @@ class Model:
             name=self.identity.name,
             task=self._engine_class.task,
             engine=self.identity.engine,
-            state=self._life.state,
+            state="failed" if self._why_not and self._life.state == "unloaded" else self._life.state,
             progress=self._life.progress,
-            failure=self._life.failure,
+            failure=self._life.failure or (self._why_not.message if self._why_not else None),
             pid=os.getpid(),
             adapters=self.adapters(),
             version=self.settings.version,

@@ -61,7 +61,9 @@ class ModelReplica:
         """Ray Serve's health check: a model that failed to load is healthy, one that can compute no more is not."""
         for model in self._models.values():
             if not model.alive():
-                raise RuntimeError(f"what computes for {model.name} died")
+                if self._cache is None:
+                    raise RuntimeError(f"what computes for {model.name} died")
+                await model.revive()
 
     async def __del__(self) -> None:
         for model in self._models.values():

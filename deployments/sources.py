@@ -40,6 +40,16 @@ def size_bytes(path: Path) -> int:
     return sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())
 
 
+def local_bytes(source: str) -> int:
+    """Bytes of a source's files where they are on this machine; 0 for one that is not, or that is not there. Blocks."""
+    if source.partition("://")[0] not in ("file", "package", "pypi"):
+        return 0
+    try:
+        return size_bytes(resolve(source, lambda _: None))
+    except (SourceError, OSError):
+        return 0
+
+
 def _from_package(source: str, _progress: Progress) -> Path:
     package = source.partition("://")[2]
     try:

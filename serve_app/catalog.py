@@ -205,6 +205,11 @@ class Catalog(Frozen):
     on_demand: OnDemand = OnDemand()
     models: tuple[Model, ...]
 
+    @field_validator("on_demand")
+    @classmethod
+    def _shared_in_fractions(cls, on_demand: OnDemand, info: ValidationInfo) -> OnDemand:
+        return on_demand.model_copy(update={"resources": on_demand.resources.on(info.data.get("gpu_memory"))})
+
     @field_validator("models")
     @classmethod
     def _in_fractions(cls, models: tuple[Model, ...], info: ValidationInfo) -> tuple[Model, ...]:

@@ -23,7 +23,7 @@ from deployments.model import Model, tidy_heap
 from deployments.protocols import ROUTERS, models
 from deployments.protocols.app import ModelStatus, build_app
 from deployments.settings import Frozen, ModelIdentity
-from serve_app.carry import Carrier, pack
+from serve_app.carry import GRACE_S, Carrier, pack
 from serve_app.edge import Edge, declared_bytes
 from serve_app.multipart import field_of
 from serve_app.resolve import ModelEntry, Open, Own, Routes, Target
@@ -69,6 +69,7 @@ class Gateway(OpenInferenceMethods):
         self._room = Room(lambda: self._settings.max_reading)
         self._own: ASGIApp = build_app("serve_app", [])
         self._adapters: dict[str, tuple[str, ...]] = {}
+        self._learning: asyncio.Task[None] | None = None
         self._came_up: set[str] = set()
         self.http_app = Edge(self.answer, lambda: self._settings.max_body)
 
@@ -88,6 +89,12 @@ class Gateway(OpenInferenceMethods):
             "serve_app", [models.server_router(self._listed, self._states, self._came_up), *documented]
         )
         tidy_heap()
+
+    async def check_health(self) -> None:
+        """Ray Serve's health check: a model here that can compute no more is loaded anew; the others go on."""
+        for model in self._inline.values():
+            if not model.alive():
+                await model.revive()
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return self.http_app
@@ -132,20 +139,22 @@ class Gateway(OpenInferenceMethods):
         try:
             return find()
         except ModelNotFound:
-            if not await self._learn_adapters():
-                raise
+            await self._learn_adapters()
             return find()
 
-    async def _learn_adapters(self) -> bool:
-        """Ask the models that can have adapters for the names of them. Whether there was news."""
+    async def _learn_adapters(self) -> None:
+        """Know the names of the adapters that the models have now; all who ask at once ask together."""
+        if self._learning is None or self._learning.done():
+            self._learning = asyncio.create_task(self._ask_for_adapters())
+        await asyncio.shield(self._learning)
+
+    async def _ask_for_adapters(self) -> None:
         able = {model.deployment for model in self._settings.models if model.task == "generate"} & self._carriers.keys()
         states = await asyncio.gather(*(self._carriers[name].statuses() for name in able))
         found = {state.name: state.adapters for several in states for state in several if state.adapters}
-        news = found != self._adapters
-        if news:
+        if found != self._adapters:
             self._adapters = found
             self._routes = Routes(self._settings.models, found)
-        return news
 
     async def _states(self) -> list[ModelStatus]:
         """Every model's state, asked of all at once."""
@@ -177,7 +186,7 @@ async def answer_inline(model: Model, head: Head, body: bytes | bytearray, send:
         await send(message)
 
     try:
-        async with asyncio.timeout(head.timeout_s) as deadline:
+        async with asyncio.timeout(head.timeout_s + GRACE_S) as deadline:
             await model.streaming_app(scope_of(head), receive_of(bytes(body)), begin)
     except TimeoutError:
         raise DeadlineExceeded(f"{model.name} did not begin to answer within {head.timeout_s:g} s") from None

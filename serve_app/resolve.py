@@ -99,8 +99,8 @@ class Routes:
         if prefixed:
             return self._restricted(prefixed, alias, prefixed.model.name)
         root, path = _split_openai(path)
-        if path in own and not alias:
-            return Own(root, path)
+        if path in own:
+            return Target(alias, root, path) if alias else Own(root, path)
         named = self._by_kserve_path(root, path)
         if named:
             return self._restricted(named, alias, named.model.name)

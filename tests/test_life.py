@@ -216,7 +216,7 @@ async def test_a_version_that_failed_in_place_is_tried_again_once_there_is_room(
     bench.loader.broken = set()
     bench.room = True
     await bench.until(lambda: bench.loader.loads == [1, 2, 1, 2])
-    assert await use(bench) == 2
+    await bench.until(lambda: getattr(bench.life.loaded(), "number", None) == 2)
 
 
 async def test_a_loader_that_stops_iteration_is_a_failure(bench: Bench) -> None:
@@ -260,3 +260,44 @@ async def test_unloading_ends_the_retries_of_what_cannot_load(bench: Bench) -> N
     tried = len(bench.loader.loads)
     await asyncio.sleep(0.05)
     assert (bench.life.state, bench.life.failure, len(bench.loader.loads)) == ("unloaded", None, tried)
+
+
+async def test_memory_is_given_back_though_who_asked_for_it_has_gone(bench: Bench) -> None:
+    bench.loader.hold.clear()
+    bench.life.want({"v": 1})
+    unloading = asyncio.create_task(bench.life.unload())
+    await asyncio.sleep(0.01)
+    unloading.cancel()
+    bench.loader.hold.set()
+    await bench.until(lambda: bench.life.state == "unloaded" and bool(bench.loader.made))
+    await bench.until(lambda: bench.loader.made[0].closed)
+    bench.life.want({"v": 1})
+    assert await use(bench) == 1
+
+
+async def test_what_is_wanted_while_it_is_unloaded_is_loaded(bench: Bench) -> None:
+    bench.loader.hold.clear()
+    bench.life.want({"v": 1})
+    unloading = asyncio.create_task(bench.life.unload())
+    await asyncio.sleep(0.01)
+    bench.life.want({"v": 2})
+    await unloading
+    bench.loader.hold.set()
+    await bench.until(lambda: getattr(bench.life.loaded(), "number", None) == 2)
+    await bench.until(lambda: [version.closed for version in bench.loader.made] == [True, False])
+
+
+async def test_loads_that_need_the_loops_threads_do_not_wait_for_each_other() -> None:
+    loop = asyncio.get_running_loop()
+
+    def load(_settings: dict[str, Any], _progress: Callable[[str], None]) -> Version:
+        asyncio.run_coroutine_threadsafe(asyncio.to_thread(int), loop).result(10)
+        return Version(1)
+
+    lives = [Life(str(number), load, lambda: True) for number in range(40)]
+    for life in lives:
+        life.want({"v": 1})
+    for life in lives:
+        async with life.use(10) as version:
+            assert version.number == 1
+        await life.close()

@@ -29,16 +29,17 @@ def form_of(headers: Mapping[str, str]) -> Form | None:
 
 def open_event(headers: Mapping[str, str], body: bytes) -> bytes:
     """The data of the event that a request is. Raises `BadRequest` for what is missing or wrong in it."""
+    binary = form_of(headers) == "binary"
     try:
-        event = http.from_http_event(http.HTTPMessage(dict(headers), body))
-    except (BaseCloudEventException, ValueError, TypeError, KeyError, AttributeError) as error:  # the last for a list
+        event = http.from_http_event(http.HTTPMessage(dict(headers), b"" if binary else body))
+        data = body if binary else event.get_data()
+        if data is None:
+            raise BadRequest("Cloud Event Exceptions: the event has no data")
+        if isinstance(data, bytes):
+            return data
+        return data.encode() if isinstance(data, str) else orjson.dumps(data)
+    except (BaseCloudEventException, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise BadRequest(f"Cloud Event Exceptions: {error}") from None
-    data = event.get_data()
-    if data is None:
-        raise BadRequest("Cloud Event Exceptions: the event has no data")
-    if isinstance(data, bytes):
-        return data
-    return data.encode() if isinstance(data, str) else orjson.dumps(data)
 
 
 def event_response(model: str, content: bytes, form: Form) -> Response:

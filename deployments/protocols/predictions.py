@@ -85,7 +85,7 @@ class Asked:
         total = 0.0
         for index, share in enumerate(shares):
             total += share
-            if total > 1:
+            if total > 1 + 1e-9:  # the sum of as many parts as there may be is 1 but for rounding
                 with self.naming(index):
                     raise BadRequest("with those before it, it is more than one request may ask for (limits)")
 
