@@ -145,6 +145,35 @@ def test_audio_in_plain_json_is_base64(url: str, sound: bytes) -> None:
     assert answer["outputs"][0]["data"] == heard(url, sound)
 
 
+V1_BODY: dict[str, Any] = {"instances": ["x"]}
+V2_BODY: dict[str, Any] = {"inputs": [{"name": "input", "shape": [1], "datatype": "BYTES", "data": ["x"]}]}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "says"),
+    [
+        ("POST", "/v1/models/nope:predict", V1_BODY, 404, "Model with name nope does not exist."),
+        ("POST", "/v2/models/nope/infer", V2_BODY, 404, "Model with name nope does not exist."),
+        ("POST", "/v2/models/embeddings/versions/9/infer", V2_BODY, 404, "Its version here is 1."),
+        ("POST", "/cross/v2/models/embeddings/infer", V2_BODY, 404, "Model with name embeddings does not exist."),
+        ("POST", "/v1/models/broken:predict", V1_BODY, 503, "Model with name broken is not ready."),
+        ("POST", "/v2/models/broken/infer", V2_BODY, 503, "Model with name broken is not ready."),
+        ("POST", "/v1/models/embeddings:explain", V1_BODY, 501, "no explainer"),
+        ("GET", "/v1/models/embeddings:predict", None, 405, "POST"),
+        ("GET", "/v2/models/embeddings/infer", None, 405, "POST"),
+        ("PUT", "/v2/models/embeddings/infer", V2_BODY, 405, "POST"),
+        ("POST", "/v1/models/embeddings:predict", {}, 400, 'Expected "instances" to be a list'),
+        ("POST", "/v2/models/embeddings/infer", {}, 400, "no inputs"),
+    ],
+)
+def test_refusals_in_kserves_words(url: str, method: str, path: str, body: Any, status: int, says: str) -> None:
+    answer = httpx.request(method, url + path, json=body, timeout=60)
+    assert answer.status_code == status, answer.text
+    assert set(answer.json()) == {"error"}
+    assert says in answer.json()["error"]
+    assert (status == 503) == ("retry-after" in answer.headers)
+
+
 @pytest.mark.parametrize("form", ["triton", "triton_http"])
 def test_what_a_client_asks_of_a_server(request: pytest.FixtureRequest, form: str) -> None:
     client = request.getfixturevalue(form)
