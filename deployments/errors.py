@@ -21,7 +21,16 @@ Rendering them in a caller's dialect is `deployments.protocols.dialects`. All of
 pickle round trip, because they may cross a process boundary.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar, Self
+
+SHOWN = 12
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names for a sentence: the first dozen, and how many more there are."""
+    more = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 class ServeAppError(Exception):
@@ -60,7 +69,7 @@ class ModelNotFound(NotFound):
     @classmethod
     def named(cls, name: str, have: list[str]) -> Self:
         """The standard sentence of KServe's server, then what would have been valid."""
-        return cls(f"Model with name {name} does not exist. Models here: {', '.join(have) or 'none'}.", param="model")
+        return cls(f"Model with name {name} does not exist. Models here: {listed(have) or 'none'}.", param="model")
 
 
 class MethodNotAllowed(ServeAppError):

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp
 from deployments import engines, sources
 from deployments.cache import ModelCache
 from deployments.engines import Engine, LoadContext
-from deployments.errors import BadRequest, LoadError, ModelFailed
+from deployments.errors import BadRequest, LoadError, ModelFailed, ModelUnavailable
 from deployments.gpu import free_bytes, used_bytes
 from deployments.life import Life
 from deployments.metrics import PredictTimes, TokenTimes
@@ -100,11 +100,18 @@ class Model:
         """Whether it could not be loaded."""
         return self._life.state == "failed"
 
-    async def release(self) -> None:
-        """Have it unloaded because a client says so. Raises `BadRequest` for one that is always loaded."""
+    async def release(self, request: Request) -> None:
+        """Have it unloaded because a client says so, once no request uses it.
+
+        Raises `BadRequest` for one that is always loaded, `ModelUnavailable` where that takes longer than the request.
+        """
         if self._cache is None:
             raise BadRequest(f"{self.name} is always loaded; with `load: on-demand` in the catalog it can be unloaded")
-        await self._cache.drop(self)
+        try:
+            async with asyncio.timeout(request.scope["serve_app.timeout_s"]):
+                await self._cache.drop(self)
+        except TimeoutError:
+            raise ModelUnavailable(f"{self.name} is in use; it is unloaded when it is not", retry_after_s=5) from None
 
     async def close(self) -> None:
         """Stop loading, and give the memory back."""

@@ -51,7 +51,7 @@ class Limits(Frozen):
     max_audio: DurationS = Field(4 * 3600.0, description="length of an audio file, as in 30m or 4h")
     max_choices: int = Field(128, gt=0, description="texts that one request may have generated: `n` for each prompt")
     max_stops: int = Field(64, gt=0, description="stop strings of one request")
-    max_decompressed: ByteSize = Field(ByteSize(256 << 20), description="a compressed body, once it is opened")
+    max_decompressed: ByteSize = Field(ByteSize(64 << 20), description="a compressed body, once it is opened")
     max_characters: int = Field(4096, gt=0, description="characters of a text to be spoken")
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fastapi.routing import APIRoute
 
 from deployments.engines import Task
-from deployments.errors import BadRequest, ModelNotFound, NotFound
+from deployments.errors import BadRequest, ModelNotFound, NotFound, listed
 from deployments.protocols import ROUTERS
 from deployments.settings import Frozen
 
@@ -124,13 +124,13 @@ class Routes:
             raise ModelNotFound.named(name, [m.name for m in ([request.alias] if request.alias else able)])
         if model is None:
             if len(able) != 1:
-                have = ", ".join(m.name for m in able)
+                have = listed([m.name for m in able])
                 reason = f"name one of them as `model`: {have}" if able else f"no model here does {request.task}"
                 raise (BadRequest if able else NotFound)(f"{request.path}: {reason}", param="model")
             model = able[0]
         target = self._restricted(Target(model, request.root_path, request.path), request.alias, name or model.name)
         if model.task != request.task:
-            have = ", ".join(m.name for m in able) or "none"
+            have = listed([m.name for m in able]) or "none"
             raise BadRequest(
                 f"model {model.name!r} does {model.task}, and {request.path} is for {request.task}; "
                 f"models for it: {have}",
@@ -168,7 +168,7 @@ class Routes:
         return target
 
     def _valid(self, own: frozenset[str]) -> str:
-        routes = ", ".join(f"{model.route}/" for model in self.models)
+        routes = listed([f"{model.route}/" for model in self.models])
         return f"Models are under {routes}; at the root are {', '.join([*ENDPOINTS, *sorted(own)])}"
 
 

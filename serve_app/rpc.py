@@ -30,7 +30,7 @@ SERVICERS = [
 """What Ray Serve's gRPC servers are told to register (`grpc_options.grpc_servicer_functions`)."""
 NOT_CARRIED = frozenset({"content-type", "te", "user-agent", "grpc-accept-encoding", "accept-encoding"})
 """Metadata about the call's own transport."""
-WATCH_S = 1.0
+WATCH_S = 2.0
 CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
     401: grpc.StatusCode.UNAUTHENTICATED,
@@ -161,7 +161,11 @@ class OpenInferenceMethods:
         """The same, now and whenever it has changed."""
         said = None
         while True:
-            now = await self.Check(message, grpc_context)
+            try:
+                now = await self.Check(message, grpc_context)
+            except RpcRefused:
+                grpc_context.set_code(grpc.StatusCode.OK)
+                now = health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVICE_UNKNOWN)
             if now != said:
                 yield now
             said = now

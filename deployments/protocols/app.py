@@ -28,6 +28,8 @@ from deployments.protocols.compression import decompress
 from deployments.protocols.dialects import response
 from deployments.settings import ModelIdentity, ModelSettings
 
+THREAD_BYTES = 256 << 10
+"""What is larger is read and written off the event loop."""
 Body = TypeVar("Body", bound=BaseModel)
 Piece = TypeVar("Piece")
 
@@ -70,8 +72,8 @@ class Served(Protocol):
     def engine(self, request: Request) -> AbstractAsyncContextManager[Any]:
         """The loaded engine, waited for within the request's deadline. Raises `ModelUnavailable`."""
 
-    async def release(self) -> None:
-        """Unload it. Raises `BadRequest` where it is always loaded."""
+    async def release(self, request: Request) -> None:
+        """Unload it, once no request uses it. Raises `BadRequest` where it is always loaded, `ModelUnavailable`."""
 
     def status(self) -> ModelStatus: ...
 
@@ -99,6 +101,11 @@ def check_name(served: Served | None, name: str, version: str = "") -> Served:
         have = f"Its version here is {served.settings.version}."
         raise ModelNotFound(f"Model with name {name} has no version {version}. {have}", param="version")
     return served
+
+
+async def off_loop(size: int, call: Callable[[], Piece]) -> Piece:
+    """What `call` returns: at once where it works on few bytes, from a thread where others would have to wait."""
+    return await run_in_threadpool(call) if size > THREAD_BYTES else call()
 
 
 async def plain_body(request: Request, served: Served) -> bytes:

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from deployments.engines import Task
 from deployments.errors import MethodNotAllowed
 from deployments.protocols.app import ClientBody, ModelStatus, Served, check_name, json_response, read_json
-from deployments.protocols.predictions import Prediction
+from deployments.protocols.predictions import Prediction, Specs
 from deployments.specs import TensorSpec
 
 EXTENSIONS = ["binary_tensor_data", "model_configuration", "statistics", "model_repository", "generate"]
@@ -148,15 +148,16 @@ def router(prediction: Prediction[Any, Any], served: Served) -> APIRouter:
             return json_response({"name": model, "load": True})
 
     @api.post("/v2/repository/models/{model:path}/unload", summary="Unload a model that is loaded on demand")
-    async def unload(model: str) -> Response:
-        await check_name(served, model).release()
+    async def unload(request: Request, model: str) -> Response:
+        await check_name(served, model).release(request)
         return json_response({"name": model, "unload": True})
 
     @api.get("/v2/models/{model:path}/config", summary="Model configuration, as Triton tells it")
     @api.get("/v2/models/{model:path}/versions/{version}/config", summary="Configuration of a version")
-    async def model_config(model: str, version: str = "") -> Response:
+    async def model_config(request: Request, model: str, version: str = "") -> Response:
         found = check_name(served, model, version)
-        return json_response(config_of(_named(model, found.status()), found, prediction))
+        specs = await specs_of(request, found, prediction)
+        return json_response(config_of(_named(model, found.status()), found, specs))
 
     @api.get("/v2/models/{model:path}/stats", summary="Model statistics, as Triton tells them")
     @api.get("/v2/models/{model:path}/versions/{version}/stats", summary="Statistics of a version")
@@ -166,12 +167,12 @@ def router(prediction: Prediction[Any, Any], served: Served) -> APIRouter:
 
     @api.get("/v2/models/{model:path}", summary="Model metadata")
     @api.get("/v2/models/{model:path}/versions/{version}", summary="Metadata of a version")
-    async def metadata(model: str, version: str = "") -> Response:
+    async def metadata(request: Request, model: str, version: str = "") -> Response:
         if model.endswith(POSTED):
             raise MethodNotAllowed(f"GET is not allowed on /v2/models/{model}; it takes POST")
         found = check_name(served, model, version)
+        specs = await specs_of(request, found, prediction)
         status = found.status()
-        specs = prediction.specs(found.loaded())
         described = {"name": _named(model, status), "versions": [found.settings.version]}
         tensors = {
             "inputs": [one.model_dump() for one in specs.inputs],
@@ -199,9 +200,17 @@ def index_row(state: ModelStatus) -> dict[str, str]:
     return {"name": state.name, "version": state.version, "state": shown, "reason": reason}
 
 
-def config_of(name: str, served: Served, prediction: Prediction[Any, Any]) -> dict[str, object]:
+async def specs_of(request: Request, served: Served, prediction: Prediction[Any, Any]) -> Specs:
+    """The tensors of a model, which is waited for, or loaded, where only then they are known."""
+    engine = served.loaded()
+    if engine is not None or not prediction.of_engine:
+        return prediction.specs(engine)
+    async with served.engine(request) as loaded:
+        return prediction.specs(loaded)
+
+
+def config_of(name: str, served: Served, specs: Specs) -> dict[str, object]:
     """What Triton's model configuration extension says; `max_batch_size` 0 means that shapes are whole as they are."""
-    specs = prediction.specs(served.loaded())
 
     def described(tensors: Sequence[TensorSpec]) -> list[dict[str, object]]:
         kinds = {"BYTES": "STRING"}

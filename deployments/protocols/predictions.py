@@ -8,7 +8,7 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -92,6 +92,9 @@ class Asked:
 
 class Prediction(ABC, Generic[Item, Result]):
     """One task: what is given becomes items, the items results, the results what is answered."""
+
+    of_engine: ClassVar[bool] = False
+    """Whether only a loaded engine knows the tensors."""
 
     @abstractmethod
     def specs(self, engine: Any | None) -> Specs:

@@ -164,6 +164,8 @@ class Generate(Prediction[GenerateRequest, str]):
 class Predict(Prediction[dict[str, Array], dict[str, Array]]):
     """Named arrays to named arrays: V1's instances are the rows of all, and one item is a whole request."""
 
+    of_engine = True
+
     def specs(self, engine: PredictEngine | None) -> Specs:
         return (
             Specs(engine.inputs, engine.outputs, engine.named, engine.columns) if engine else Specs((), (), named=False)

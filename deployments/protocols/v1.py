@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from deployments.errors import BadRequest, NotImplementedHere
 from deployments.protocols import cloud_events
-from deployments.protocols.app import Served, check_name, json_body, json_response, plain_body, post
+from deployments.protocols.app import Served, check_name, json_body, json_response, off_loop, plain_body, post
 from deployments.protocols.predictions import Asked, Prediction
 
 PREDICT = "/v1/models/{model:path}:predict"
@@ -36,10 +36,11 @@ def router(prediction: Prediction[Any, Any], served: Served | None) -> APIRouter
         with found.times.request() as marks:
             body, event = await plain_body(request, found), cloud_events.form_of(request.headers)
             data = cloud_events.open_event(request.headers, body) if event else body
-            instances, parameters = read_instances(data, found.settings.limits.max_inputs)
+            limit = found.settings.limits.max_inputs
+            instances, parameters = await off_loop(len(data), lambda: read_instances(data, limit))
             async with found.engine(request) as engine:
                 asked = Asked(found, model, prediction.specs(engine), parameters)
-                items = prediction.of_instances(asked, instances)
+                items = await off_loop(len(data), lambda: prediction.of_instances(asked, instances))
                 marks.predicting()
                 results = await prediction.work(asked, engine, items)
             marks.writing()

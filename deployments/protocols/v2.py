@@ -11,7 +11,6 @@ from typing import Any
 from fastapi import APIRouter, Request
 from google.protobuf.message import DecodeError
 from pydantic import BaseModel
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from deployments.errors import BadRequest, ServeAppError
@@ -21,6 +20,7 @@ from deployments.protocols.app import (
     Served,
     check_name,
     json_body,
+    off_loop,
     plain_body,
     post,
     preceded,
@@ -41,8 +41,6 @@ from deployments.tensors import Tensor, fit, show
 MODEL = "/v2/models/{model:path}"
 PROTOBUF = "application/x-protobuf"
 """The content type of gRPC's messages, carried as bodies."""
-THREAD_BYTES = 256 << 10
-"""Bodies over this are read off the event loop."""
 
 
 class TensorBody(BaseModel):
@@ -85,7 +83,10 @@ def router(prediction: Prediction[Any, Any], served: Served | None) -> APIRouter
                 marks.predicting()
                 results = await prediction.work(asked, engine, items)
             marks.writing()
-            return write_response(request, answer(asked, prediction.tensors(results)), given)
+            made = answer(asked, prediction.tensors(results))
+            binary = given.parameters.get("binary_data_output")
+            size = 0 if binary else sum(tensor.array.nbytes for tensor in made.outputs)
+            return await off_loop(size, lambda: write_response(request, made, given))
 
     body = json_body(InferBody)
     post(
@@ -141,13 +142,13 @@ async def read_request(request: Request, served: Served, model: str, version: st
     """The request in whichever form it came. Raises `BadRequest`."""
     body = await plain_body(request, served)
     if request.headers.get("content-type") == PROTOBUF:
-        return _read_message(bytes(body))
+        return await off_loop(len(body), lambda: _read_message(body))
     length = read_header_length(request.headers.get("inference-header-content-length"))
 
     def read() -> InferRequest:
         return read_json(body, length, model_name=model, model_version=version)
 
-    return await run_in_threadpool(read) if len(body) > THREAD_BYTES else read()
+    return await off_loop(len(body) if length is None else length, read)
 
 
 def _read_message(body: bytes) -> InferRequest:

@@ -37,15 +37,6 @@ def catalog(
         "name": "tests",
         "on_demand": {"max_loaded": 20, "resources": {"cpu": 0.1}},
         "models": [
-            {"name": "iris", "engine": "sklearn", "source": f"file://{classic}/iris", **small},
-            {"name": "inline-iris", "engine": "sklearn", "source": f"file://{classic}/iris", "inline": True},
-            {"name": "identity", "engine": "python", "source": f"file://{classic}/identity", **small},
-            {"name": "inline-identity", "engine": "python", "source": f"file://{classic}/identity", "inline": True},
-            {"name": "inline-broken", "engine": "sklearn", "source": f"file://{classic}/nothing", "inline": True},
-            *(
-                {"name": f"many-{n}", "engine": "sklearn", "source": f"file://{classic}/many/{n}", "load": "on-demand"}
-                for n in range(MANY)
-            ),
             {
                 "name": "embeddings",
                 "aliases": ["text-embedding-3-small", "sentence-transformers/all-MiniLM-L6-v2"],
@@ -106,6 +97,15 @@ def catalog(
                 "source": f"file://{tmp_path_factory.mktemp('models')}/nothing",
                 **small,
             },
+            {"name": "iris", "engine": "sklearn", "source": f"file://{classic}/iris", **small},
+            {"name": "inline-iris", "engine": "sklearn", "source": f"file://{classic}/iris", "inline": True},
+            {"name": "identity", "engine": "python", "source": f"file://{classic}/identity", **small},
+            {"name": "inline-identity", "engine": "python", "source": f"file://{classic}/identity", "inline": True},
+            {"name": "inline-broken", "engine": "sklearn", "source": f"file://{classic}/nothing", "inline": True},
+            *(
+                {"name": f"many-{n}", "engine": "sklearn", "source": f"file://{classic}/many/{n}", "load": "on-demand"}
+                for n in range(MANY)
+            ),
         ],
     }
 

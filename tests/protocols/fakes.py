@@ -39,7 +39,7 @@ class Served(Generic[Held]):
     def check(self) -> None:
         pass
 
-    async def release(self) -> None:
+    async def release(self, _request: object) -> None:
         self.released = True
 
     def adapters(self) -> tuple[str, ...]:
