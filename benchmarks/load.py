@@ -47,7 +47,7 @@ class _Client(asyncio.Protocol):
             if not head.startswith(b"http/1.1 200"):
                 self._fail(f"the answer is {bytes(self._held[:500])!r}")
                 return
-            self._length = end + 4 + int(head.partition(b"content-length:")[2].split(b"\r\n")[0])
+            self._length = end + 4 + int(head.partition(b"\r\ncontent-length:")[2].split(b"\r\n")[0])
         if len(self._held) < self._length:
             return
         self._held.clear()

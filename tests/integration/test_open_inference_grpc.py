@@ -127,7 +127,7 @@ def test_cancelled_calls_are_aborted_in_vllm(url: str, triton: Any, application:
     inputs = texts(over_grpc, *["once"] * 64, name="text_input")
     answered: queue.Queue[Any] = queue.Queue()
     for_all: dict[str, Any] = {"callback": lambda result, error: answered.put(error), "parameters": RANDOM}
-    calls = [triton.async_infer("llm", inputs, **for_all) for _ in range(30)]
+    calls = [triton.async_infer("llm", inputs, **for_all) for _ in range(3)]
     assert answered.get(timeout=60) is None
     for call in calls:
         call.cancel()
