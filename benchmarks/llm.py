@@ -2,8 +2,7 @@
 
 The tests' tiny Llama on the installed vLLM, completions of 64 tokens as streams, from 1, 8 and 32 clients at
 once. Prints the median time to the first token and the tokens per second of both. Asked for are at most
-5 ms more to the first token at 1 stream, and of the tokens per second at 32 streams 0.75 through the gateway
-and 0.95 where the model's replica is reached directly. Run by `make bench`.
+5 ms more to the first token at 1 stream, and 0.75 of the tokens per second at 32. Run by `make bench`.
 """
 
 import argparse
@@ -25,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.serving import served
-from serve_app import instance, machine
+from serve_app import machine
 from tests.engines.llama_checkpoint import make_tiny_llama
 
 TOKENS = 64
@@ -100,31 +99,9 @@ def vllms_own(folder: Path) -> Iterator[str]:
         process.wait(60)
 
 
-def reach_directly(url: str, catalog: Path) -> str:
-    """The URL of the model as an application of its own, put in the place of the one that runs at `url`."""
-    this = instance.find(int(url.rpartition(":")[2]))
-    assert this
-    args = {"catalog": str(catalog), "model": "llm"}
-    application = {"name": "direct", "route_prefix": "/llm", "import_path": "serve_app:build", "args": args}
-    config = {"http_options": {"host": this.host, "port": this.port}, "applications": [application]}
-    control = f"http://127.0.0.1:{this.dashboard_port}/api/serve/applications/"
-    httpx.put(control, json=config, headers={"Authorization": f"Bearer {this.token}"}).raise_for_status()
-    while True:
-        with contextlib.suppress(httpx.HTTPError):
-            if not _has_gateway(url) and httpx.get(f"{url}/llm/v2/models/llm/ready").status_code == 200:
-                return f"{url}/llm"
-        time.sleep(0.5)
-
-
-def _has_gateway(url: str) -> bool:
-    return httpx.get(f"{url}/v2/health/live").status_code == 200
-
-
-def show(what: str, direct: dict[int, Figures], through: dict[int, Figures], console: Console) -> None:
+def show(direct: dict[int, Figures], through: dict[int, Figures], console: Console) -> None:
     """The figures side by side."""
-    table = Table(
-        "Streams", "First token, vLLM, ms", "served, ms", "more, ms", "Tokens/s, vLLM", "served", "Ratio", title=what
-    )
+    table = Table("Streams", "First token, vLLM, ms", "served, ms", "more, ms", "Tokens/s, vLLM", "served", "Ratio")
     for streams, bare in direct.items():
         ours = through[streams]
         table.add_row(
@@ -159,8 +136,7 @@ def main() -> None:
             direct = figures(url)
         console.print("starting the application")
         with served(str(folder / "catalog.yaml")) as url:
-            show("through the gateway", direct, figures(url), console)
-            show("reached directly", direct, figures(reach_directly(url, folder / "catalog.yaml")), console)
+            show(direct, figures(url), console)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ from deployments.replica import ModelReplica
 from serve_app import catalog as catalogs
 from serve_app import environment
 from serve_app.catalog import GATEWAY, SHARED, Catalog, Model, Scaling
-from serve_app.direct import DirectReplica
 from serve_app.gateway import Gateway, GatewaySettings
 from serve_app.resolve import ModelEntry
 from serve_app.rpc import SERVICERS
@@ -40,8 +39,6 @@ class BuildArgs(BaseModel):
 
     catalog: str | dict[str, Any] | None = None
     """A catalog's file, a shipped one's name, or the catalog itself. By default `SERVE_APP_CATALOG`."""
-    model: str | None = None
-    """Only this model of it, as an application of its own whose replicas are reached directly."""
     structure: str | None = None
     """Digest of the catalog's structure, so that Ray Serve rebuilds the application when that changes."""
 
@@ -50,25 +47,10 @@ def build(args: BuildArgs) -> Application:
     """The application of a catalog. Raises `CatalogError` where the catalog is not valid."""
     given = args.catalog or environment.catalog_name()
     catalog = catalogs.parse(given) if isinstance(given, dict) else catalogs.load(given)
-    if args.model:
-        return _direct(args.model, catalog)
     hosts = {name: _replica(name, models, catalog) for name, models in hosted(catalog).items()}
     inline = [model.identity.model_dump(mode="json") for model in catalog.models if model.inline]
     deployment = serve.deployment(serve.ingress()(Gateway))
     return deployment.options(name=GATEWAY, logging_config=LOGGING, **gateway_options(catalog)).bind(hosts, inline)
-
-
-def _direct(name: str, catalog: Catalog) -> Application:
-    found = [model for model in catalog.models if model.name == name]
-    if not found:
-        raise catalogs.CatalogError(
-            f"no model {name!r} in the catalog; there are {[one.name for one in catalog.models]}"
-        )
-    (model,) = found
-    deployment = serve.deployment(serve.ingress()(DirectReplica))
-    return deployment.options(name=name, logging_config=LOGGING, **host_options(found, catalog)).bind(
-        [model.identity.model_dump(mode="json")], int(catalog.gateway.max_body), model.timeout_s
-    )
 
 
 def hosted(catalog: Catalog) -> dict[str, list[Model]]:

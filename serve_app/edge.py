@@ -87,17 +87,19 @@ def _admit_headers(scope: Scope) -> str:
 
 
 def limited(scope: Scope, receive: Receive, max_body: int) -> Receive:
-    """`receive`, refusing a body over `max_body` bytes before it is read to the end.
+    """`receive`, refusing a body over `max_body` bytes before it is read to the end; once it is, nothing but `receive`.
 
     Raises `PayloadTooLarge`, `BodyTimeout` when nothing comes for a minute, `ClientGone`.
     """
     declared = declared_bytes(scope)
     if declared > max_body:
         raise PayloadTooLarge(f"the body is {declared} bytes; at most {max_body} (gateway.max_body)")
-    taken = 0
+    taken, whole = 0, False
 
     async def checked() -> Message:
-        nonlocal taken
+        nonlocal taken, whole
+        if whole:  # whoever listens now listens for a disconnect, however long the answer takes
+            return await receive()
         try:
             async with asyncio.timeout(BODY_IDLE_S):
                 message = await receive()
@@ -108,6 +110,7 @@ def limited(scope: Scope, receive: Receive, max_body: int) -> Receive:
         taken += len(message.get("body", b""))
         if taken > max_body:
             raise PayloadTooLarge(f"the body is over {max_body} bytes (gateway.max_body)")
+        whole = not message.get("more_body", False)
         return message
 
     return checked

@@ -111,3 +111,16 @@ async def test_a_client_that_hangs_up_is_nobodys_error() -> None:
     await Edge(echo, lambda: 1000)(scope, gone, send)
     with pytest.raises(edge.ClientGone):
         await limited(scope, gone, 1000)()
+
+
+async def test_after_the_body_a_disconnect_is_heard_however_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve_app.edge.BODY_IDLE_S", 0.01)
+    messages = [{"type": "http.request", "body": b"x", "more_body": False}, {"type": "http.disconnect"}]
+
+    async def receive() -> Any:
+        await asyncio.sleep(0.0 if len(messages) == 2 else 0.05)
+        return messages.pop(0)
+
+    checked = limited({"type": "http", "headers": []}, receive, 1000)
+    assert (await checked())["body"] == b"x"
+    assert (await checked())["type"] == "http.disconnect"
