@@ -59,7 +59,8 @@ def show_urls(console: Console, this: Instance, catalog: Catalog, states: Sequen
     for state in states:
         if state.get("reason"):
             console.print(f"{state['name']}: {state['reason']}", style="red", markup=False, soft_wrap=True)
-    for model in {model.task: model for model in reversed(catalog.models)}.values():
+    first_of_task = {model.task: model for model in reversed(catalog.models)}
+    for model in sorted(first_of_task.values(), key=catalog.models.index):
         path, rest = EXAMPLES[model.task]
         request = f"curl {url}{model.route}{path}{rest % model.name}"
         console.print(request, markup=False, highlight=False, soft_wrap=True)

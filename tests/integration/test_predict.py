@@ -112,3 +112,21 @@ def test_kserves_metrics_are_in_rays_endpoint(url: str, application: Application
         return all(f"ray_{name}{{" in text and 'model_name="iris"' in text for name in names)
 
     application.until(exported, 30)
+
+
+def test_tritons_clients_list_load_and_unload(url: str, application: Application) -> None:
+    import tritonclient.grpc
+    import tritonclient.http
+
+    with (
+        tritonclient.http.InferenceServerClient(url.removeprefix("http://")) as over_http,
+        tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{application.grpc_port}") as over_grpc,
+    ):
+        for client in (over_http, over_grpc):
+            assert "many-7" in str(client.get_model_repository_index())
+            client.load_model("many-7")
+            assert client.is_model_ready("many-7")
+            client.unload_model("many-7")
+            assert "many-7" in str(client.get_inference_statistics())
+            with pytest.raises(Exception, match="on-demand"):
+                client.unload_model("iris")
