@@ -25,16 +25,9 @@ class TokenTimes:
     """
 
     def __init__(self, model: str) -> None:
-        tags = {"model_name": model}
-        self._first = Histogram(
-            "time_to_first_token_seconds", "From a request to its first token", FIRST_S, ("model_name",)
-        )
-        self._between = Histogram(
-            "inter_token_latency_seconds", "From a token to the next one", BETWEEN_S, ("model_name",)
-        )
-        self._tokens = Counter("generation_tokens", "Tokens streamed, as events", ("model_name",))
-        for metric in (self._first, self._between, self._tokens):
-            metric.set_default_tags(tags)
+        self._first = _histogram(model, "time_to_first_token_seconds", "From a request to its first token", FIRST_S)
+        self._between = _histogram(model, "inter_token_latency_seconds", "From a token to the next one", BETWEEN_S)
+        self._tokens = _counter(model, "generation_tokens", "Tokens streamed, as events")
 
     def measured(self, app: ASGIApp) -> ASGIApp:
         """The app, with the events of its streams timed on their way."""
@@ -84,17 +77,14 @@ class PredictTimes:
 
     def __init__(self, model: str) -> None:
         def histogram(name: str, says: str) -> Histogram:
-            made = Histogram(name, says, PREDICT_S, ("model_name",))
-            made.set_default_tags({"model_name": model})
-            return made
+            return _histogram(model, name, says, PREDICT_S)
 
         self._read = histogram("request_preprocess_seconds", "Reading a V1 or V2 request")
         self._predict = histogram("request_predict_seconds", "The model's answer to a V1 or V2 request")
         self._write = histogram("request_postprocess_seconds", "Writing the answer to a V1 or V2 request")
         self._whole = histogram("kserve_inference_duration_seconds", "A V1 or V2 request, in the model's replica")
         self._load = histogram("kserve_model_load_duration_seconds", "Loading the model")
-        self._count = Counter("kserve_inference_count", "V1 and V2 requests", ("model_name",))
-        self._count.set_default_tags({"model_name": model})
+        self._count = _counter(model, "kserve_inference_count", "V1 and V2 requests")
         self.done = self.failed = 0
         self.done_s = self.failed_s = self.predict_s = 0.0
         self.last_s = 0.0
@@ -125,6 +115,18 @@ class PredictTimes:
     def loaded(self, took_s: float) -> None:
         """The model was loaded."""
         self._load.observe(took_s)
+
+
+def _histogram(model: str, name: str, says: str, bounds_s: list[float]) -> Histogram:
+    made = Histogram(name, says, bounds_s, ("model_name",))
+    made.set_default_tags({"model_name": model})
+    return made
+
+
+def _counter(model: str, name: str, says: str) -> Counter:
+    made = Counter(name, says, ("model_name",))
+    made.set_default_tags({"model_name": model})
+    return made
 
 
 def _events(body: bytes) -> int:

@@ -189,7 +189,8 @@ class Model:
         except ValidationError as error:
             raise LoadError(f"these settings are not valid: {_first(error)}") from error
         path = sources.resolve(settings.source, progress)
-        self.file_bytes = sources.size_bytes(path)
+        if self._cache:
+            self.file_bytes = sources.size_bytes(path)
         context = LoadContext(
             name=self.identity.name,
             cpus=self._cpus,

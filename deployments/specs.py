@@ -3,8 +3,10 @@
 Apart from `deployments.tensors` because engines need no more than this, and it needs little installed.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
@@ -29,6 +31,9 @@ Datatype = Literal[
 Array = npt.NDArray[Any]
 """A tensor's values in its shape. BYTES are an object array of `bytes`; BF16 is `ml_dtypes.bfloat16`."""
 
+INPUT, OUTPUT = "input-0", "output-0"
+"""What the only input and the first output are called where a model has no names for them, as KServe calls them."""
+
 
 class TensorSpec(Frozen):
     """What a model says of one of its inputs or outputs; -1 is a length that varies."""
@@ -36,3 +41,16 @@ class TensorSpec(Frozen):
     name: str
     datatype: Datatype
     shape: tuple[Annotated[int, Field(ge=-1)], ...]
+
+    def takes(self, shape: tuple[int, ...]) -> bool:
+        """Whether that is such a shape."""
+        return len(shape) == len(self.shape) and all(
+            want in (-1, got) for want, got in zip(self.shape, shape, strict=True)
+        )
+
+
+def object_array(values: Sequence[object]) -> Array:
+    """A flat object array of these, whatever they are."""
+    array = np.empty(len(values), object)
+    array[:] = values
+    return array

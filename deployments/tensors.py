@@ -7,7 +7,7 @@ or how tensors are written down.
 
 import math
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self, get_args
 
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deployments.errors import BadRequest, EngineError
-from deployments.specs import Array, Datatype, TensorSpec
+from deployments.specs import Array, Datatype, TensorSpec, object_array
 
 DATATYPES: tuple[Datatype, ...] = get_args(Datatype)
 
@@ -81,14 +81,8 @@ class Tensor:
 def _encoded(name: str, value: object) -> bytes:
     if isinstance(value, bytes | str):
         return value.encode() if isinstance(value, str) else value
-    raise EngineError(f"output {show(name)} has a {type(value).__name__} among its BYTES")
-
-
-def object_array(values: Sequence[object]) -> Array:
-    """A flat object array of these, whatever they are."""
-    array = np.empty(len(values), object)
-    array[:] = values
-    return array
+    kind = type(value).__name__
+    raise EngineError(f"output {show(name)} is or has a {kind}, which is neither a number nor a text")
 
 
 def refusal(name: str, message: str) -> BadRequest:
@@ -122,7 +116,7 @@ def fit(tensor: Tensor, spec: TensorSpec) -> Array:
     and where it is converted, is it a copy.
     """
     shape = tensor.array.shape
-    if len(shape) != len(spec.shape) or any(want not in (-1, got) for want, got in zip(spec.shape, shape, strict=True)):
+    if not spec.takes(shape):
         raise refusal(tensor.name, f"has shape {show(list(shape))}; the model takes {show(list(spec.shape))}")
     return np.require(convert(tensor.name, tensor.array, spec.datatype), requirements="A")
 

@@ -72,11 +72,10 @@ def _replica(name: str, models: list[Model], catalog: Catalog) -> Application:
 
 def host_options(models: list[Model], catalog: Catalog) -> dict[str, Any]:
     """Ray Serve's options of the deployment that hosts these, as its schema spells them."""
-    (one, *_), several = models, models[0].deployment == SHARED
-    resources = catalog.on_demand.resources if several else one.resources
-    scaling = Scaling(target=catalog.on_demand.target) if several else one.scaling
+    resources, scaling = models[0].resources, models[0].scaling
     config: dict[str, Any] = {"models": {model.name: model.settings.model_dump(mode="json") for model in models}}
-    if several:
+    if models[0].deployment == SHARED:
+        resources, scaling = catalog.on_demand.resources, Scaling(target=catalog.on_demand.target)
         config["budget"] = catalog.on_demand.model_dump(mode="json", include=set(Budget.model_fields))
     variables = {} if resources.gpu else {"CUDA_VISIBLE_DEVICES": ""}
     actor: dict[str, Any] = {"num_cpus": resources.cpu, "num_gpus": resources.gpu}

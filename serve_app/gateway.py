@@ -21,7 +21,7 @@ from deployments.asgi import Head, receive_of, scope_of
 from deployments.errors import DeadlineExceeded, ModelNotFound
 from deployments.model import Model, tidy_heap
 from deployments.protocols import ROUTERS, models
-from deployments.protocols.app import ModelStatus, build_app
+from deployments.protocols.app import ModelStatus, build_app, off_loop
 from deployments.settings import Frozen, ModelIdentity
 from serve_app.carry import GRACE_S, Carrier, pack
 from serve_app.edge import Edge, declared_bytes
@@ -39,8 +39,6 @@ OWN = frozenset({"/", "/docs", "/docs/oauth2-redirect", "/openapi.json", "/v1/mo
     "/v2/repository/index",
     "/v2/models/stats",
 }
-THREAD_BYTES = 1 << 20
-"""Bodies over this are searched for a model's name off the event loop."""
 
 
 class GatewaySettings(Frozen):
@@ -82,7 +80,8 @@ class Gateway(OpenInferenceMethods):
             return
         self._routes = Routes(self._settings.models, self._adapters)
         for name, settings in self._settings.inline.items():
-            self._inline[name].configure(settings)
+            if name in self._inline:
+                self._inline[name].configure(settings)
         tasks = {model.task: None for model in self._settings.models}
         documented = [make(None) for make in dict.fromkeys(make for task in tasks for make in ROUTERS[task])]
         self._own = build_app(
@@ -127,10 +126,7 @@ class Gateway(OpenInferenceMethods):
         if isinstance(target, Target):
             return target
         kind = headers.get(b"content-type", b"")
-        if len(body) > THREAD_BYTES:
-            name = await asyncio.to_thread(model_named_in, kind, body)
-        else:
-            name = model_named_in(kind, body)
+        name = await off_loop(len(body), lambda: model_named_in(kind, body))
         name = name or model_queried(scope["query_string"])
         return await self._known(lambda: self._routes.choose(target, name))
 

@@ -131,18 +131,25 @@ class OpenInferenceMethods:
     async def RepositoryModelLoad(
         self, message: pb.RepositoryModelLoadRequest, grpc_context: RayServegRPCContext
     ) -> pb.RepositoryModelLoadResponse:
-        name = repository_model(message)
-        answer = await self._ask(grpc_context, "POST", f"/v2/repository/models/{name}/load")
-        _raise_unless_done(answer, grpc_context)
+        name = await self._have(grpc_context, message, "load")
         return pb.RepositoryModelLoadResponse(model_name=name, isLoaded=True)
 
     async def RepositoryModelUnload(
         self, message: pb.RepositoryModelUnloadRequest, grpc_context: RayServegRPCContext
     ) -> pb.RepositoryModelUnloadResponse:
-        name = repository_model(message)
-        answer = await self._ask(grpc_context, "POST", f"/v2/repository/models/{name}/unload")
-        _raise_unless_done(answer, grpc_context)
+        name = await self._have(grpc_context, message, "unload")
         return pb.RepositoryModelUnloadResponse(model_name=name, isUnloaded=True)
+
+    async def _have(
+        self,
+        context: RayServegRPCContext,
+        message: pb.RepositoryModelLoadRequest | pb.RepositoryModelUnloadRequest,
+        done: str,
+    ) -> str:
+        """Have the message's model loaded or unloaded; its name."""
+        name = repository_model(message)
+        _raise_unless_done(await self._ask(context, "POST", f"/v2/repository/models/{name}/{done}"), context)
+        return name
 
     async def Check(
         self, message: health_pb2.HealthCheckRequest, grpc_context: RayServegRPCContext

@@ -8,8 +8,8 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from deployments.specs import Array, Datatype
-from deployments.tensors import DATATYPES, DTYPES, Tensor, object_array
+from deployments.specs import Array, Datatype, object_array
+from deployments.tensors import DATATYPES, DTYPES, Tensor
 
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
 WITHOUT_HALVES: tuple[Datatype, ...] = tuple(one for one in DATATYPES if one not in ("FP16", "BF16"))

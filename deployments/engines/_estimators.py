@@ -10,9 +10,8 @@ import numpy as np
 
 from deployments.errors import BadRequest, EngineError
 from deployments.settings import Frozen
-from deployments.specs import Array, Datatype, TensorSpec
+from deployments.specs import INPUT, Array, Datatype, TensorSpec, object_array
 
-MATRIX = "input-0"
 MAX_DENSE = 1 << 24
 """Numbers in one answer that the model makes as a sparse matrix."""
 _DATATYPES: dict[str, Datatype] = {"b": "BOOL", "i": "INT64", "u": "INT64", "f": "FP64", "U": "BYTES", "O": "BYTES"}
@@ -47,10 +46,10 @@ def declare_inputs(estimator: Any, asked: MatrixInput | None) -> Declared:
     names = tuple(str(name) for name in getattr(estimator, "feature_names_in_", ()))
     count = int(getattr(estimator, "n_features_in_", -1))
     if asked:
-        return Declared((_matrix(asked, count),), names, {MATRIX: _made_up(asked, count)})
+        return Declared((_matrix(asked, count),), names, {INPUT: _made_up(asked, count)})
     first = _first(estimator)
     if count == -1 and _reads_texts(first):
-        return Declared((TensorSpec(name=MATRIX, datatype="BYTES", shape=(-1,)),), names, {MATRIX: _row([b"a"])})
+        return Declared((TensorSpec(name=INPUT, datatype="BYTES", shape=(-1,)),), names, {INPUT: _row([b"a"])})
     columns = _columns(first, max(count, 1))
     texts = any(one.datatype == "BYTES" for one in columns)
     if texts and names:
@@ -62,16 +61,14 @@ def declare_inputs(estimator: Any, asked: MatrixInput | None) -> Declared:
         )
     datatype: Datatype = "BYTES" if texts else "FP64"
     row = _row([one.value if not texts or one.datatype == "BYTES" else str(one.value).encode() for one in columns])
-    return Declared((TensorSpec(name=MATRIX, datatype=datatype, shape=(-1, count)),), names, {MATRIX: row[None]})
+    return Declared((TensorSpec(name=INPUT, datatype=datatype, shape=(-1, count)),), names, {INPUT: row[None]})
 
 
 def read_texts(array: Array) -> Array:
     """BYTES as the texts that they are in UTF-8; other arrays as they are. Raises `ValueError`."""
     if array.dtype.kind != "O":
         return array
-    texts = np.empty(array.shape, np.object_)
-    texts.reshape(-1)[:] = [bytes(value).decode() for value in array.reshape(-1)]
-    return texts
+    return object_array([bytes(value).decode() for value in array.reshape(-1)]).reshape(array.shape)
 
 
 def read_column(array: Array) -> Array:
@@ -102,9 +99,7 @@ def as_tensor(made: Any) -> Array:
 def as_datatype(array: Array, datatype: Datatype) -> Array:
     """The array as that datatype, if that loses nothing. Raises `EngineError`."""
     if datatype == "BYTES" and array.dtype.kind == "U":
-        texts = np.empty(array.shape, np.object_)
-        texts.reshape(-1)[:] = [text.encode() for text in array.reshape(-1).tolist()]
-        return texts
+        return object_array([text.encode() for text in array.reshape(-1).tolist()]).reshape(array.shape)
     dtype = _DTYPES[datatype]
     if array.dtype != dtype and not np.can_cast(array.dtype, dtype, "same_kind"):
         raise EngineError(f"it answered with {array.dtype} what was declared as {datatype}")
@@ -155,7 +150,7 @@ def _parameters(estimator: Any) -> dict[str, Any]:
 
 
 def _matrix(asked: MatrixInput, count: int) -> TensorSpec:
-    return TensorSpec(name=MATRIX, datatype=asked.datatype, shape=asked.shape or (-1, count))
+    return TensorSpec(name=INPUT, datatype=asked.datatype, shape=asked.shape or (-1, count))
 
 
 def _made_up(asked: MatrixInput, count: int) -> Array:

@@ -11,18 +11,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 from pydantic import Field
 
 from deployments.engines import LoadContext, Task, _estimator_files, _estimators
-from deployments.engines._estimators import MATRIX, MatrixInput
+from deployments.engines._estimators import MatrixInput
 from deployments.engines._rows import Rows, Tensors, Wanted
 from deployments.errors import BadRequest, EngineError, LoadError
 from deployments.settings import Frozen
-from deployments.specs import Array, TensorSpec
+from deployments.specs import INPUT, OUTPUT, Array, TensorSpec
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 log = logging.getLogger(__name__)
 Method = Literal["predict", "predict_proba", "transform", "decision_function"]
-ANSWER = "output-0"
 BATCH_ROWS = 1024
 
 
@@ -73,7 +72,7 @@ class Engine:
                 import pandas as pd  # noqa: F401
         except Exception as error:
             raise LoadError(f"cannot tell what {file.name} takes: {_estimator_files.said(error)}") from error
-        self.named = self.inputs[0].name != MATRIX
+        self.named = self.inputs[0].name != INPUT
         self.outputs = self._declare_outputs(sample)
         self._datatypes = {one.name: one.datatype for one in self.outputs}
         self.app: ASGIApp | None = None
@@ -100,12 +99,12 @@ class Engine:
         """
         if unknown := [name for name in outputs if name not in self._datatypes]:
             raise BadRequest(f"unknown output {unknown[0]!r}; have: {', '.join(self._datatypes)}", param="outputs")
-        if tensors.keys() != {MATRIX}:
+        if tensors.keys() != {INPUT}:
             self._check_columns(tensors)
-        return await self._rows.predict(tensors, tuple(outputs) or (ANSWER,))
+        return await self._rows.predict(tensors, tuple(outputs) or (OUTPUT,))
 
     def _check_columns(self, tensors: Tensors) -> None:
-        needed = self.columns or (MATRIX,)
+        needed = self.columns or (INPUT,)
         wrong = [f"input {name!r} is missing" for name in needed if name not in tensors]
         wrong += [f"unknown input {name!r}" for name in tensors if name not in needed]
         if wrong:
@@ -126,7 +125,7 @@ class Engine:
             try:
                 found[name] = _estimators.spec_of(name, _estimators.as_tensor(made))
             except (EngineError, ValueError) as error:
-                if name == ANSWER:
+                if name == OUTPUT:
                     raise LoadError(f"{method} gives no tensor: {error}") from error
                 log.info("there is no output %s: %s", method, error)
         return tuple(found.values())
@@ -147,11 +146,11 @@ class Engine:
     def _table(self, tensors: Tensors) -> Any:
         """What the estimator was fitted on the like of: an array, or a DataFrame if its columns have names."""
         if not self.columns:
-            return _estimators.read_texts(tensors[MATRIX])
+            return _estimators.read_texts(tensors[INPUT])
         import pandas as pd
 
-        if MATRIX in tensors:
-            return pd.DataFrame(_estimators.read_texts(tensors[MATRIX]), columns=list(self.columns))
+        if INPUT in tensors:
+            return pd.DataFrame(_estimators.read_texts(tensors[INPUT]), columns=list(self.columns))
         return pd.DataFrame({name: _estimators.read_column(tensors[name]) for name in self.columns})
 
     def _prepare_thread(self) -> None:
@@ -176,4 +175,4 @@ def methods_of(estimator: Any, chosen: Method, file: str) -> dict[str, str]:
                 f"{file} holds a {kind}, which is no estimator: it has none of {', '.join(get_args(Method))}"
             )
         raise LoadError(f"the {kind} in {file} has no {chosen}; write options: {{method: one of {', '.join(have)}}}")
-    return {ANSWER: chosen} | {name: name for name in have}
+    return {OUTPUT: chosen} | {name: name for name in have}

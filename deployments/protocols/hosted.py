@@ -33,7 +33,7 @@ class Hosted(Response):
         if self._generates:
             body = await self._request.body()
             check_limits(body, self._served.settings.limits)
-            receive = _preceded(body, receive)
+            receive = _with_body(body, receive)
         async with self._served.engine(self._request) as engine:
             if engine.app is None:
                 check_method(self._request)
@@ -99,7 +99,7 @@ def _number(given: object) -> float:
         return math.inf
 
 
-def _preceded(body: bytes, rest: Receive) -> Receive:
+def _with_body(body: bytes, rest: Receive) -> Receive:
     """ASGI's `receive` that gives a body which was read already, then what is still to come."""
     given: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 

@@ -21,8 +21,8 @@ from deployments.protocols.open_inference import (
     check_parameters,
 )
 from deployments.protocols.tensor_data import ONLY_RAW, check_count, read_raw, write_raw
-from deployments.specs import Datatype
-from deployments.tensors import DTYPES, Tensor, convert, object_array, read_datatype, read_shape, refusal
+from deployments.specs import Datatype, object_array
+from deployments.tensors import DTYPES, Tensor, convert, read_datatype, read_shape, refusal
 
 SERVICE = "inference.GRPCInferenceService"
 _LENGTH = struct.Struct("<I")

@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from deployments.errors import BadRequest
 from deployments.protocols.app import Served, explain
-from deployments.specs import Array, Datatype, TensorSpec
-from deployments.tensors import object_array, show
+from deployments.specs import Array, Datatype, TensorSpec, object_array
+from deployments.tensors import show
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -155,7 +155,8 @@ def read_instances(asked: Asked, given: list[Any], shape: type[Shape], alone: st
         with asked.naming(index):
             given_alone = {alone: one} if alone and isinstance(one, str) else one
             if not isinstance(given_alone, dict):
-                raise BadRequest(f"an instance is an object with {', '.join(shape.model_fields)}")
+                needed = [name for name, field in shape.model_fields.items() if field.is_required()]
+                raise BadRequest(f"an instance is an object with {', '.join(needed)}")
             found.append(shape.model_validate(given_alone))
     return found
 

@@ -11,10 +11,8 @@ import numpy as np
 from deployments.errors import BadRequest, EngineError
 from deployments.protocols.predictions import Specs
 from deployments.protocols.tensor_data import BASE64, read_values, write_values
-from deployments.specs import Array, Datatype, TensorSpec
-from deployments.tensors import Tensor, fit, object_array, read_shape, refusal, show
-
-UNNAMED = "input-0"
+from deployments.specs import INPUT, Array, Datatype, TensorSpec, object_array
+from deployments.tensors import Tensor, fit, read_shape, refusal, show
 
 
 def rows_to_tensors(specs: Specs, instances: Sequence[Any]) -> dict[str, Array]:
@@ -39,7 +37,7 @@ def _columns(specs: Specs, instances: Sequence[Any]) -> dict[str, list[Any]]:
     if len(specs.inputs) > 1:
         names = [one.name for one in specs.inputs]
         raise BadRequest(f"the model has several inputs, so an instance is an object with {', '.join(names)}")
-    return {specs.inputs[0].name if specs.inputs else UNNAMED: list(instances)}
+    return {specs.inputs[0].name if specs.inputs else INPUT: list(instances)}
 
 
 def _tensor(name: str, column: list[Any], spec: TensorSpec | None) -> Array:

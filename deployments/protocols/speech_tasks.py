@@ -17,7 +17,6 @@ from deployments.protocols.app import ClientBody
 from deployments.protocols.audio import check_text
 from deployments.protocols.predictions import (
     Asked,
-    Instance,
     Prediction,
     Specs,
     bytes_array,
@@ -37,13 +36,10 @@ class TranscribeParameters(ClientBody):
     translate: bool = False
 
 
-class AudioInstance(Instance):
+class AudioInstance(TranscribeParameters, extra="forbid"):
     """Audio in any format, as base64, and how to transcribe it: `{"b64": "..."}`."""
 
     b64: StrictStr
-    language: str | None = None
-    prompt: str | None = None
-    translate: bool = False
 
 
 class Hearing(NamedTuple):
@@ -63,8 +59,7 @@ class Transcribe(Prediction[Hearing, str]):
         found, defaults = [], asked.read(TranscribeParameters)
         for index, given in enumerate(read_instances(asked, instances, AudioInstance)):
             with asked.naming(index):
-                how = TranscribeParameters.model_validate(filled(given, defaults).model_dump())
-                found.append(Hearing(_decoded(given.b64), how))
+                found.append(Hearing(_decoded(given.b64), filled(given, defaults)))
         return found
 
     def of_tensors(self, asked: Asked, tensors: Mapping[str, Array]) -> list[Hearing]:
@@ -98,12 +93,10 @@ class SpeakParameters(ClientBody):
     language: str | None = None
 
 
-class TextInstance(Instance):
+class TextInstance(SpeakParameters, extra="forbid"):
     """A text, and how to speak it. The text alone will do in its place."""
 
     text: StrictStr
-    voice: str | None = None
-    language: str | None = None
 
 
 class Speak(Prediction[TextInstance, bytes]):

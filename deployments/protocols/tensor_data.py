@@ -5,6 +5,7 @@ Protocol (V2) and its binary tensor extension. Knows nothing of the requests tha
 """
 
 import base64
+import contextlib
 import math
 import struct
 from collections.abc import Mapping
@@ -14,14 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from deployments.specs import Array, Datatype
+from deployments.specs import Array, Datatype, object_array
 from deployments.tensors import (
     DTYPES,
     FLOATS,
     MAX_DIMENSIONS,
     Tensor,
     convert,
-    object_array,
     read_datatype,
     read_shape,
     refusal,
@@ -163,10 +163,8 @@ def write_values(tensor: Tensor, encoded: bool = False) -> tuple[Array | list[st
         return np.require(flat, DTYPES[tensor.datatype], ["C", "A"]), {}
     elements: list[bytes] = flat.tolist()
     if not encoded:
-        try:
+        with contextlib.suppress(UnicodeDecodeError):
             return [element.decode() for element in elements], {}
-        except UnicodeDecodeError:
-            pass
     return [base64.b64encode(element).decode("ascii") for element in elements], BASE64
 
 

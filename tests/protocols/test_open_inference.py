@@ -19,8 +19,8 @@ from deployments.protocols.open_inference import (
     read_json,
     write_json,
 )
-from deployments.specs import Datatype
-from deployments.tensors import Tensor, object_array
+from deployments.specs import Datatype, object_array
+from deployments.tensors import Tensor
 from tests.made_tensors import WITHOUT_HALVES, same, tensors
 
 ONE = Tensor.of("x", np.array([1.5], np.float32))

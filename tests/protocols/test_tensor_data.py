@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from deployments.errors import BadRequest
 from deployments.protocols.tensor_data import read_raw, read_values, write_raw, write_values
-from deployments.specs import Datatype
-from deployments.tensors import DATATYPES, Tensor, object_array
+from deployments.specs import Datatype, object_array
+from deployments.tensors import DATATYPES, Tensor
 from tests.made_tensors import WITHOUT_HALVES, same, tensors
 
 

@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from deployments.engines import GenerateOptions, TranscribeOptions
-from deployments.tensors import object_array
+from deployments.specs import object_array
 from tests.protocols.engines import Embed, Generate, Predict, Rerank, Speak, Transcribe, ask, sound, spec
 from tests.protocols.fakes import Served
 

@@ -11,8 +11,8 @@ import pytest
 from tritonclient.http import InferRequestedOutput
 
 from deployments.engines import GenerateOptions, TranscribeOptions
-from deployments.specs import Datatype
-from deployments.tensors import DTYPES, object_array
+from deployments.specs import Datatype, object_array
+from deployments.tensors import DTYPES
 from tests.protocols.engines import Embed, Generate, Predict, Rerank, Speak, Transcribe, ask, sound, spec
 from tests.protocols.fakes import Served
 from tests.protocols.inferences import INFER, Given, binary, echo, infer, output, refused, tensor, texts, two
