@@ -4,6 +4,7 @@ Knows nothing of Ray and of what the app does.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator, MutableMapping
 from typing import Any, NamedTuple
 
@@ -15,6 +16,11 @@ BodyBytes = bytes | npt.NDArray[np.uint8]
 """A body: bytes, or where it is large a read-only array over shared memory."""
 
 PIECE_BYTES = 1 << 20
+PACE_S = 0.001
+"""What a piece costs the processes it passes, roughly; so far apart pieces of all streams together need not be."""
+LONGEST_HOLD_S = 0.025
+_under_way: set["asyncio.Task[None]"] = set()
+"""The apps whose answers are streamed now."""
 
 
 class Head(NamedTuple):
@@ -79,8 +85,9 @@ async def run_unary(app: ASGIApp, head: Head, body: BodyBytes) -> Answer:
 async def run_stream(app: ASGIApp, head: Head, body: BodyBytes) -> AsyncIterator[Answer | bytes]:
     """The app's answer as it comes: first its head with what body is there, then pieces of body.
 
-    What the app has sent by the time a piece leaves goes with it; nothing is held back. A piece is
-    at most `PIECE_BYTES`. Closing the generator cancels the app.
+    What the app has sent by the time a piece leaves goes with it, and pieces of one answer leave `PACE_S` times
+    the answers that are under way apart; the first is never held back. A piece is at most `PIECE_BYTES`. Closing
+    the generator cancels the app.
     """
     queue: asyncio.Queue[MutableMapping[str, Any] | None] = asyncio.Queue(maxsize=64)
 
@@ -94,6 +101,7 @@ async def run_stream(app: ASGIApp, head: Head, body: BodyBytes) -> AsyncIterator
         await queue.put(None)
 
     task = asyncio.create_task(run())
+    _under_way.add(task)
     try:
         start = await queue.get()
         if start is None:
@@ -104,14 +112,19 @@ async def run_stream(app: ASGIApp, head: Head, body: BodyBytes) -> AsyncIterator
         for piece in _pieces(first[PIECE_BYTES:]):
             yield piece
         while not ended:
+            left_s = time.monotonic()
             message = await queue.get()
             if message is None:
                 break
+            hold_s = min(PACE_S * len(_under_way), LONGEST_HOLD_S) - (time.monotonic() - left_s)
+            if len(_under_way) > 1 and hold_s > 0:
+                await asyncio.sleep(hold_s)
             more, ended = _waiting(queue)
             for piece in _pieces(message.get("body", b"") + more):
                 yield piece
         await task
     finally:
+        _under_way.discard(task)
         if not task.done():
             task.cancel()
             await asyncio.wait([task])

@@ -1,6 +1,7 @@
 """Running an ASGI app against a request that is here."""
 
 import asyncio
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -53,6 +54,22 @@ async def test_what_waits_leaves_together_and_the_first_piece_at_once() -> None:
     assert first.body + b"".join(p for p in rest if isinstance(p, bytes)) == b"abc"
     together = [piece async for piece in run_stream(replying(b"a", b"b", b"c"), HEAD, b"")]
     assert together == [Answer(201, [(b"x", b"1"), (b"x", b"2")], b"abc")]
+
+
+async def test_pieces_of_many_answers_leave_more_rarely_and_whole() -> None:
+    words = [f"{at} ".encode() for at in range(200)]
+
+    async def read() -> list[Answer | bytes]:
+        return [
+            piece async for piece in run_stream(replying(*words, wait=functools.partial(asyncio.sleep, 0)), HEAD, b"")
+        ]
+
+    for pieces in await asyncio.gather(*(read() for _ in range(8))):
+        first, *rest = pieces
+        assert isinstance(first, Answer)
+        assert first.body.startswith(b"0 ")
+        assert first.body + b"".join(piece for piece in rest if isinstance(piece, bytes)) == b"".join(words)
+        assert len(pieces) < 50
 
 
 async def test_large_pieces_are_split() -> None:

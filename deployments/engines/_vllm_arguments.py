@@ -26,6 +26,11 @@ DECLARED_IN = {
 }
 """Classes of vLLM whose fields are its arguments, by the files they are in."""
 CPU_CACHE_BYTES = 1 << 30
+WAYS = ("tensor_parallel_size", "pipeline_parallel_size")
+IN_ENGINE_CORE = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
+"""What computes in EngineCore itself. For CPUs vLLM turns `uni` into `mp`, whose worker and EngineCore wait for each
+other by spinning on `sched_yield`: on two cores every other process was seen to wait for seconds. A class named whole
+it leaves as it is."""
 _DECIDED = {
     "the model is the catalog's `source:`": "model",
     "a model's names are its `name:` and `aliases:`": "served_model_name",
@@ -99,6 +104,8 @@ def for_hardware(arguments: Mapping[str, Any], context: LoadContext, on_cpu: boo
     follows: dict[str, Any] = {}
     if on_cpu and "gpu_memory_utilization" not in arguments:
         follows["kv_cache_memory_bytes"] = CPU_CACHE_BYTES
+    if on_cpu and not any(int(arguments.get(name) or 1) > 1 for name in WAYS):
+        follows["distributed_executor_backend"] = IN_ENGINE_CORE
     if 0 < context.gpus < 1:
         follows["gpu_memory_utilization"] = context.gpus
     if context.gpus > 1:

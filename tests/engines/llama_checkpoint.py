@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-CONTEXT = 512
+CONTEXT = 4096
 """Tokens that prompt and answer may have together."""
 ANSWERS = {
     "What is the capital of France?": "Paris.",

@@ -22,7 +22,15 @@ from pydantic import ValidationError
 from deployments.asgi import Answer, Head, run_stream
 from deployments.engines import Generated, GenerateOptions, LoadContext, Message, vllm
 from deployments.engines._hosting import alone_on
-from deployments.engines._vllm_arguments import CPU_CACHE_BYTES, REFUSED, Options, command_line, for_hardware, known
+from deployments.engines._vllm_arguments import (
+    CPU_CACHE_BYTES,
+    IN_ENGINE_CORE,
+    REFUSED,
+    Options,
+    command_line,
+    for_hardware,
+    known,
+)
 from deployments.errors import BadRequest, EngineError, LoadError
 from tests.engines.llama_checkpoint import ANSWERS, CONTEXT, LINES, make_tiny_lora
 
@@ -157,7 +165,11 @@ def test_the_share_of_a_gpu_becomes_vllms_arguments() -> None:
     assert for_hardware({}, context_of(None, 4), on_cpu=False)["tensor_parallel_size"] == 4
     said = {"pipeline_parallel_size": 2}
     assert for_hardware(said, context_of(None, 4), on_cpu=False)["tensor_parallel_size"] == 2
-    assert for_hardware({}, context_of(None), on_cpu=True) == {"kv_cache_memory_bytes": CPU_CACHE_BYTES}
+    in_one = {"kv_cache_memory_bytes": CPU_CACHE_BYTES, "distributed_executor_backend": IN_ENGINE_CORE}
+    assert for_hardware({}, context_of(None), on_cpu=True) == in_one
+    assert "distributed_executor_backend" not in for_hardware(
+        {"tensor_parallel_size": 2}, context_of(None), on_cpu=True
+    )
     for gpus, on_cpu in ((0.5, True), (0, False)):
         with pytest.raises(LoadError, match="the vLLM installed here"):
             for_hardware({}, context_of(None, gpus), on_cpu)
@@ -309,10 +321,10 @@ async def test_openais_responses_and_anthropics_messages_are_answered(client: ht
 @pytest.mark.parametrize(
     ("path", "body", "numbers"),
     [
-        ("/v1/completions", {"model": "llm", "prompt": "a b " * 500}, "512"),
-        ("/v1/chat/completions", asked("a b " * 500), "512"),
+        ("/v1/completions", {"model": "llm", "prompt": "a b " * CONTEXT}, str(CONTEXT)),
+        ("/v1/chat/completions", asked("a b " * CONTEXT), str(CONTEXT)),
         ("/v1/completions", {"model": "llm", "prompt": "a", "max_tokens": 100_000}, "100000"),
-        ("/v1/chat/completions", asked(max_tokens=513), "512"),
+        ("/v1/chat/completions", asked(max_tokens=CONTEXT + 1), str(CONTEXT)),
     ],
 )
 async def test_what_exceeds_the_context_is_refused_with_the_numbers(
@@ -336,8 +348,8 @@ async def test_generate_answers_chats_and_texts(engine: vllm.Engine) -> None:
     assert (pieces[-1].finish_reason, pieces[-1].completion_tokens) == ("length", 3)
     pieces = await pieces_of(engine, "Roses are", stop=("violets",))
     assert "".join(piece.text for piece in pieces) == " red, "
-    with pytest.raises(BadRequest, match="512"):
-        await pieces_of(engine, "a b " * 500)
+    with pytest.raises(BadRequest, match=str(CONTEXT)):
+        await pieces_of(engine, "a b " * CONTEXT)
     for wrong in ({"top_p": 7.0}, {"max_tokens": 0}):
         with pytest.raises(BadRequest):
             await pieces_of(engine, "a", **wrong)
@@ -346,7 +358,7 @@ async def test_generate_answers_chats_and_texts(engine: vllm.Engine) -> None:
 @in_loop
 async def test_a_prompt_that_fills_the_context_leaves_no_room(engine: vllm.Engine, client: httpx.AsyncClient) -> None:
     one = (await post(client, "/tokenize", {"model": "llm", "prompt": "!" * 100}))["count"]
-    with pytest.raises(BadRequest, match="512"):
+    with pytest.raises(BadRequest, match=str(CONTEXT)):
         await pieces_of(engine, "!" * (100 * CONTEXT // one))
 
 
@@ -443,10 +455,12 @@ def killed(tiny_llama: Path) -> Iterator[list[psutil.Process]]:
     command = [sys.executable, "-c", f"from {__name__} import host; host({str(tiny_llama)!r})"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as host:
         assert host.stdout
-        line = next(line for line in host.stdout if line.startswith("READY "))
-        processes = [psutil.Process(int(pid)) for pid in line.split()[1:]]
-        assert len(processes) > 1
-        host.kill()
+        try:
+            line = next(line for line in host.stdout if line.startswith("READY "))
+            processes = [psutil.Process(int(pid)) for pid in line.split()[1:]]
+        finally:
+            host.kill()
+    assert len(processes) > 2
     yield processes
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -454,11 +468,12 @@ def killed(tiny_llama: Path) -> Iterator[list[psutil.Process]]:
 
 
 def host(folder: str) -> None:
-    """Load an engine, say which processes it has, and wait."""
+    """Load an engine with workers, say which processes it has, and wait."""
 
     async def load() -> None:
         engine = vllm.Engine()
-        await asyncio.to_thread(engine.load, Path(folder), Options(**SMALL), context_of(asyncio.get_running_loop()))
+        options = Options(**SMALL, tensor_parallel_size=2)
+        await asyncio.to_thread(engine.load, Path(folder), options, context_of(asyncio.get_running_loop()))
         print("\nREADY", *(one.pid for one in engine._processes), flush=True)
         await asyncio.Event().wait()
 

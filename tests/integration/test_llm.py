@@ -22,7 +22,7 @@ from tests.integration.applications import Application
 from tests.integration.applications import running as running_application
 
 QUESTION = "What is the capital of France?"
-LONG: dict[str, Any] = {"prompt": "Once upon a", "max_tokens": 480, "extra_body": {"ignore_eos": True}}
+LONG: dict[str, Any] = {"prompt": "Once upon a", "max_tokens": CONTEXT - 1000, "extra_body": {"ignore_eos": True}}
 TOOL: Any = {
     "type": "function",
     "function": {
@@ -246,7 +246,7 @@ def running(url: str) -> float:
 
 async def test_streams_that_are_hung_up_on_are_aborted(url: str, application: Application) -> None:
     async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
-        opening = (client.completions.create(model="llm", stream=True, n=4, **LONG) for _ in range(20))
+        opening = (client.completions.create(model="llm", stream=True, **LONG) for _ in range(20))
         streams = await asyncio.gather(*opening)
         await asyncio.to_thread(application.until, lambda: running(url) > 0, 30)
         for stream in streams:
