@@ -3,33 +3,35 @@
 A thread that is free takes what waits, up to a cost budget; it never sleeps hoping for more.
 A batch starts from the request whose turn it is (round robin, so that a short request is not stuck
 behind a long one) and is filled with the waiting inputs nearest to it in cost, so that little is
-padded. Knows nothing of texts, tensors or models.
+padded. Where batches are seen to be short, the event loop computes them itself: waking a thread would take
+longer. Knows nothing of texts, tensors or models.
 """
 
 import asyncio
-import bisect
 import logging
 import threading
+import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from deployments.errors import BadRequest, EngineError, QueueFull, ServeAppError
+from deployments.waiting import Entry, Item, Waiting
+
+__all__ = ["Batcher", "Item"]
 
 log = logging.getLogger(__name__)
 Raw = TypeVar("Raw")
 Out = TypeVar("Out")
 
-
-@dataclass(frozen=True)
-class Item:
-    """A prepared input: what the compute function takes, its cost, and the group it may share a batch with."""
-
-    value: Any
-    cost: int
-    group: Hashable = None
+SHORT_S = 0.0005
+"""CPU time that a batch may take on the event loop."""
+PAUSE_S = 0.02
+"""How long such a batch may take in all, on cores that others use too."""
+SHORT_RUNS = 32
+"""Batches in a row that must have been short before."""
 
 
 @dataclass(eq=False)
@@ -49,7 +51,9 @@ class _Job(Generic[Raw, Out]):
         if self.ended:
             return
         self.ended = True
-        if not self.loop.is_closed():
+        if asyncio._get_running_loop() is self.loop:
+            self._set(error)
+        elif not self.loop.is_closed():
             self.loop.call_soon_threadsafe(self._set, error)
 
     def _set(self, error: Exception | None) -> None:
@@ -61,6 +65,9 @@ class _Job(Generic[Raw, Out]):
             self.done.set_result(self.results)  # type: ignore[arg-type]  # every place was filled
 
 
+_Entry = Entry[_Job[Raw, Out]]
+
+
 class Batcher(Generic[Raw, Out]):
     """Runs `compute` on batches of prepared inputs, in `workers` threads.
 
@@ -70,7 +77,8 @@ class Batcher(Generic[Raw, Out]):
     The cost of a batch is its longest item's cost times its length, as a padded tensor's is;
     it stays within `max_cost` (a single item may exceed it) and within `max_items`, and at most the
     share `max_padding` of it is padding. `max_queue()` bounds what may wait.
-    `label` is what callers call an input.
+    `label` is what callers call an input. With `short_here`, batches that cost no more than such as were short
+    lately are computed by the event loop; `workers` must be 1 then.
     """
 
     def __init__(
@@ -85,17 +93,16 @@ class Batcher(Generic[Raw, Out]):
         max_queue: Callable[[], int],
         workers: int = 1,
         label: str = "input",
+        short_here: bool = False,
     ) -> None:
+        assert workers == 1 or not short_here
+        self._short_here, self._asked_here = short_here, False
+        self._short_runs = self._short_cost = 0
         self._prepare, self._compute = prepare, compute
-        self._max_cost, self._max_items, self._max_padding = max_cost, max_items, max_padding
         self._max_queue, self._label = max_queue, label
         self._inbox: deque[_Job[Raw, Out]] = deque()
-        self._turns: deque[_Job[Raw, Out]] = deque()
-        self._by_cost: list[tuple[int, int, int]] = []
-        self._entries: dict[int, tuple[_Job[Raw, Out], int, Item]] = {}
-        self._serial = 0
+        self._waiting: Waiting[_Job[Raw, Out]] = Waiting(max_cost, max_items, max_padding)
         self._queued = 0
-        self._waiting_cost = 0
         self._busy = 0
         self._closed = False
         self._wake = threading.Condition()  # guards the inbox; never held for long, for the event loop takes it
@@ -124,7 +131,11 @@ class Batcher(Generic[Raw, Out]):
                 raise QueueFull(f"{self._queued} inputs wait already (at most {self._max_queue()})", retry_after_s=1)
             self._queued += len(raw)
             self._inbox.append(job)
-            self._wake.notify()
+            if not self._short_cost:
+                self._wake.notify()
+            elif not self._asked_here:
+                self._asked_here = True
+                loop.call_soon(self._compute_here)
         try:
             return await job.done
         finally:
@@ -141,32 +152,81 @@ class Batcher(Generic[Raw, Out]):
             self._wake.notify_all()
         for thread in self._threads:
             thread.join()
-        for job in [*self._inbox, *self._turns]:
+        with self._picking:  # which the event loop holds while it computes
+            left = [*self._inbox, *self._waiting.requests()]
+        for job in left:
             job.finish(EngineError("the engine was stopped"))
 
     def _run(self) -> None:
-        while True:
+        while self._wait():
             with self._picking:
-                if not self._accept():
-                    return
+                self._accept()
                 batch = self._take()
                 self._busy_by(1)
-            try:
-                self._compute_batch(batch)
-            except Exception as error:
-                log.exception("a batch was lost")
-                for job, _, _ in batch:
-                    job.finish(EngineError(f"the engine failed: {error}"))
-            finally:
-                self._busy_by(-1)
+            if self._waiting:
+                self._wake_one()
+            self._run_batch(batch)
+            self._busy_by(-1)
 
-    def _accept(self) -> bool:
-        """Wait until there is work, prepare what is new, and say whether to go on."""
+    def _wait(self) -> bool:
+        """Wait until there is work, and say whether to go on."""
         with self._wake:
-            while not (self._closed or self._inbox or self._entries):
+            while not (self._closed or self._inbox or self._waiting):
                 self._wake.wait()
-            if self._closed:
-                return False
+            return not self._closed
+
+    def _wake_one(self) -> None:
+        with self._wake:
+            self._wake.notify()
+
+    def _compute_here(self) -> None:
+        """On the event loop: compute what has come in this turn of it, or leave that to the thread."""
+        self._asked_here = False
+        if self._closed:
+            return
+        if not self._picking.acquire(blocking=False):
+            self._wake_one()
+            return
+        try:
+            self._accept()
+            while self._waiting and not self._busy and self._waiting.cost <= self._short_cost:
+                self._run_batch(self._take())
+        finally:
+            self._picking.release()
+        if self._waiting:
+            self._wake_one()
+
+    def _run_batch(self, batch: list[_Entry[Raw, Out]]) -> None:
+        try:
+            self._compute_batch(batch)
+        except Exception as error:
+            log.exception("a batch was lost")
+            for job, _, _ in batch:
+                job.finish(EngineError(f"the engine failed: {error}"))
+
+    def _computed(self, batch: list[_Entry[Raw, Out]]) -> Sequence[Out]:
+        """The results of a batch; know from the time that it takes what a batch may cost to be short.
+
+        That is as much as the dearest since one was not short, after so many.
+        """
+        began_s, began_cpu_s = time.monotonic(), time.thread_time()
+        outputs = self._compute([item.value for _, _, item in batch])
+        if self._short_here:
+            short = time.thread_time() - began_cpu_s < SHORT_S and time.monotonic() - began_s < PAUSE_S
+            self._learn(sum(item.cost for _, _, item in batch), short)
+        return outputs
+
+    def _learn(self, cost: int, short: bool) -> None:
+        if not short:
+            self._short_runs = self._short_cost = 0
+            return
+        self._short_runs += 1
+        if self._short_runs >= SHORT_RUNS:
+            self._short_cost = max(self._short_cost, cost)
+
+    def _accept(self) -> None:
+        """Prepare what is new."""
+        with self._wake:
             new = list(self._inbox)
             self._inbox.clear()
         for job in new:
@@ -174,7 +234,6 @@ class Batcher(Generic[Raw, Out]):
                 self._release(len(job.raw))
             else:
                 self._admit(job)
-        return True
 
     def _admit(self, job: _Job[Raw, Out]) -> None:
         try:
@@ -187,73 +246,14 @@ class Batcher(Generic[Raw, Out]):
                 self._release(len(job.raw))
                 job.finish(self._blame(item, index, len(job.raw)))
                 return
-        for index, item in enumerate(prepared):
-            assert isinstance(item, Item)
-            self._serial += 1
-            self._entries[self._serial] = (job, index, item)
-            bisect.insort(self._by_cost, (hash(item.group), item.cost, self._serial))
-            self._waiting_cost += item.cost
-            job.waiting.append(self._serial)
-        self._turns.append(job)
+        self._waiting.add(job, cast(Sequence[Item], prepared))
 
-    def _take(self) -> list[tuple[_Job[Raw, Out], int, Item]]:
-        """The next batch: the item whose turn it is, and its nearest neighbours in cost within the budget.
-
-        A worker leaves the other free ones their shares of what waits, so that one request uses all of them.
-        """
-        anchor = self._next_anchor()
-        if anchor is None:
-            return []
-        first = self._entries[anchor][2]
-        keys = self._by_cost
-        high = bisect.bisect_left(keys, (hash(first.group), first.cost, anchor))
-        low, chosen, cost, filled = high - 1, [anchor], first.cost, first.cost
-        high += 1
-
-        share = -(-self._waiting_cost // (len(self._threads) - self._busy))
-
-        def fits(longest: int, one: int) -> bool:
-            padded, real = longest * (len(chosen) + 1), filled + one
-            return padded <= self._max_cost and real <= share and padded - real <= self._max_padding * padded
-
-        while len(chosen) < self._max_items:
-            below = keys[low] if low >= 0 and keys[low][0] == hash(first.group) else None
-            above = keys[high] if high < len(keys) and keys[high][0] == hash(first.group) else None
-            nearer = above and (not below or above[1] - first.cost <= first.cost - below[1])
-            if nearer and above and fits(above[1], above[1]):
-                cost, filled, high = above[1], filled + above[1], high + 1
-                chosen.append(above[2])
-            elif below and fits(cost, below[1]):
-                filled, low = filled + below[1], low - 1
-                chosen.append(below[2])
-            else:
-                break
-        del keys[low + 1 : high]
-        entries = [self._entries.pop(serial) for serial in chosen]
-        self._waiting_cost -= filled
-        self._release(len(entries))
-        return [entry for entry in entries if not entry[0].ended]
-
-    def _next_anchor(self) -> int | None:
-        """The first waiting item of the request whose turn it is; ended requests are dropped on the way."""
-        while self._turns:
-            job = self._turns.popleft()
-            while job.waiting and job.waiting[0] not in self._entries:
-                job.waiting.popleft()
-            if job.ended:
-                self._drop(job)
-            elif job.waiting:
-                self._turns.append(job)
-                return job.waiting[0]
-        return None
-
-    def _drop(self, job: _Job[Raw, Out]) -> None:
-        gone = [serial for serial, entry in self._entries.items() if entry[0] is job]
-        for serial in gone:
-            item = self._entries.pop(serial)[2]
-            self._waiting_cost -= item.cost
-            del self._by_cost[bisect.bisect_left(self._by_cost, (hash(item.group), item.cost, serial))]
-        self._release(len(gone))
+    def _take(self) -> list[_Entry[Raw, Out]]:
+        """The next batch, without what nobody waits for any more."""
+        before = len(self._waiting)
+        batch = self._waiting.take(len(self._threads) - self._busy)
+        self._release(before - len(self._waiting))
+        return [entry for entry in batch if not entry[0].ended]
 
     def _busy_by(self, change: int) -> None:
         with self._finishing:
@@ -263,11 +263,11 @@ class Batcher(Generic[Raw, Out]):
         with self._wake:
             self._queued -= count
 
-    def _compute_batch(self, batch: list[tuple[_Job[Raw, Out], int, Item]]) -> None:
+    def _compute_batch(self, batch: list[_Entry[Raw, Out]]) -> None:
         if not batch:
             return
         try:
-            outputs = self._compute([item.value for _, _, item in batch])
+            outputs = self._computed(batch)
             if len(outputs) != len(batch):
                 raise EngineError(f"{len(outputs)} results for {len(batch)} inputs")
         except Exception as error:
@@ -282,7 +282,7 @@ class Batcher(Generic[Raw, Out]):
                 if not job.left:
                     job.finish()
 
-    def _isolate(self, batch: list[tuple[_Job[Raw, Out], int, Item]], error: Exception) -> None:
+    def _isolate(self, batch: list[_Entry[Raw, Out]], error: Exception) -> None:
         """Halve a batch that failed until the input that fails stands alone; the rest are computed."""
         if len(batch) > 1:
             middle = len(batch) // 2

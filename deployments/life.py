@@ -14,7 +14,7 @@ import functools
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
@@ -34,13 +34,23 @@ Made = TypeVar("Made")
 
 
 @dataclass(eq=False)
-class _Version(Generic[Loaded]):
-    """One loaded version, and how many requests use it."""
+class Version(Generic[Loaded]):
+    """One loaded version, and how many requests use it. Within a `with` block it stays loaded."""
 
     settings: dict[str, Any]
     loaded: Loaded
     users: int = 0
     idle: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __enter__(self) -> Loaded:
+        self.users += 1
+        self.idle.clear()
+        return self.loaded
+
+    def __exit__(self, *_: object) -> None:
+        self.users -= 1
+        if not self.users:
+            self.idle.set()
 
 
 def in_thread(call: Callable[[], Made]) -> "asyncio.Future[Made]":
@@ -94,7 +104,7 @@ class Life(Generic[Loaded]):
         self._load, self._fits_beside, self._first_pause_s = load, fits_beside, first_pause_s
         self._tidy = tidy
         self._wanted: dict[str, Any] | None = None
-        self._version: _Version[Loaded] | None = None
+        self._version: Version[Loaded] | None = None
         self._task: asyncio.Task[None] | None = None
         self._loading: asyncio.Future[Loaded] | None = None
         self._changed = asyncio.Event()
@@ -118,22 +128,23 @@ class Life(Generic[Loaded]):
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._converge())
 
-    @contextlib.asynccontextmanager
-    async def use(self, timeout_s: float) -> AsyncIterator[Loaded]:
-        """What is loaded, held until the end of the block.
+    async def ready(self, timeout_s: float) -> Version[Loaded]:
+        """What is loaded, to be held at once by a `with` block.
 
         Waits for a model that is loading. Raises `ModelLoading` when that takes longer than
         `timeout_s`, and `ModelFailed` at once when no version could be loaded.
         """
-        version = await self._ready_version(timeout_s)
-        version.users += 1
-        version.idle.clear()
+        if self._version:
+            return self._version
         try:
-            yield version.loaded
-        finally:
-            version.users -= 1
-            if not version.users:
-                version.idle.set()
+            async with asyncio.timeout(timeout_s):
+                while self._version is None:
+                    if self.state in ("failed", "unloaded"):
+                        raise self._unavailable()
+                    await self._settled.wait()
+        except TimeoutError:
+            raise self._unavailable() from None
+        return self._version
 
     def check(self) -> None:
         """Return if a version answers; else raise why not: `ModelLoading` or `ModelFailed`."""
@@ -170,17 +181,6 @@ class Life(Generic[Loaded]):
         self._version, self.state = None, "unloaded"
         for loaded in made:
             await in_thread(loaded.close)
-
-    async def _ready_version(self, timeout_s: float) -> _Version[Loaded]:
-        try:
-            async with asyncio.timeout(timeout_s):
-                while self._version is None:
-                    if self.state in ("failed", "unloaded"):
-                        raise self._unavailable()
-                    await self._settled.wait()
-        except TimeoutError:
-            raise self._unavailable() from None
-        return self._version
 
     def _unavailable(self) -> ModelLoading | ModelFailed:
         sentence = f"Model with name {self.name} is not ready."
@@ -255,7 +255,7 @@ class Life(Generic[Loaded]):
             self._loading = None
             log.debug("loading failed", exc_info=True)
             return f"{type(error).__name__}: {error}" if not hasattr(error, "message") else str(error)
-        self._version = _Version(settings, loaded)
+        self._version = Version(settings, loaded)
         self.failure = None
         self._settle("ready")
         return None
@@ -278,13 +278,13 @@ class Life(Generic[Loaded]):
         self.state, self.progress = state, ""
         self._settled.set()
 
-    async def _retire(self, version: _Version[Loaded]) -> None:
+    async def _retire(self, version: Version[Loaded]) -> None:
         """Take a version out of service and close it once nothing uses it."""
         self._version = None
         self._wait_for_it()
         await self._drain(version)
 
-    async def _drain(self, version: _Version[Loaded]) -> None:
+    async def _drain(self, version: Version[Loaded]) -> None:
         if version.users:
             await version.idle.wait()
         await in_thread(version.loaded.close)

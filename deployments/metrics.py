@@ -3,10 +3,10 @@
 Streams are timed where their bytes pass, in the model's replica. Knows nothing of what is answered.
 """
 
-import contextlib
+import asyncio
 import math
 import time
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Callable, MutableMapping
 from typing import Any
 
 from ray.util.metrics import Counter, Histogram
@@ -57,11 +57,15 @@ class TokenTimes:
 
 
 class Marks:
-    """When the parts of one request began, in seconds of the monotonic clock; one that does not begin has no length."""
+    """When the parts of one request began, in seconds of the monotonic clock; one that does not begin has no length.
 
-    def __init__(self) -> None:
+    `ended(marks, failed)` is called at the end of its `with` block.
+    """
+
+    def __init__(self, ended: Callable[["Marks", bool], None]) -> None:
+        self._ended = ended
         self.began_s = time.monotonic()
-        self.predicting_s = self.writing_s = math.inf
+        self.predicting_s = self.writing_s = self.end_s = math.inf
 
     def predicting(self) -> None:
         """The request is read."""
@@ -70,6 +74,14 @@ class Marks:
     def writing(self) -> None:
         """The model has answered."""
         self.writing_s = time.monotonic()
+
+    def __enter__(self) -> "Marks":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.end_s = time.monotonic()
+        self.predicting_s, self.writing_s = min(self.predicting_s, self.end_s), min(self.writing_s, self.end_s)
+        self._ended(self, kind is not None)
 
 
 class PredictTimes:
@@ -90,27 +102,30 @@ class PredictTimes:
         self.last_s = 0.0
         """When the last request came, in seconds since 1970."""
 
-    @contextlib.contextmanager
-    def request(self) -> Iterator[Marks]:
-        """Measures the block, which marks its parts; one that raises, or is cancelled, counts as failed."""
-        marks = Marks()
-        self._count.inc()
-        self.last_s = time.time()
-        try:
-            yield marks
-        except BaseException:
+    def request(self) -> Marks:
+        """Measures a `with` block, which marks its parts; one that raises, or is cancelled, counts as failed."""
+        return Marks(self._ended)
+
+    def _ended(self, marks: Marks, failed: bool) -> None:
+        # The counts are told to Ray when the answer is on its way: the client need not wait for that.
+        asyncio.get_running_loop().call_soon(self._tell, marks, failed)
+        took_s = marks.end_s - marks.began_s
+        self.last_s = max(self.last_s, time.time() - took_s)
+        if failed:
             self.failed += 1
-            self.failed_s += time.monotonic() - marks.began_s
-            raise
-        end_s = time.monotonic()
-        predicting_s, writing_s = min(marks.predicting_s, end_s), min(marks.writing_s, end_s)
-        self._read.observe(predicting_s - marks.began_s)
-        self._predict.observe(writing_s - predicting_s)
-        self._write.observe(end_s - writing_s)
-        self._whole.observe(end_s - marks.began_s)
+            self.failed_s += took_s
+            return
         self.done += 1
-        self.done_s += end_s - marks.began_s
-        self.predict_s += writing_s - predicting_s
+        self.done_s += took_s
+        self.predict_s += marks.writing_s - marks.predicting_s
+
+    def _tell(self, marks: Marks, failed: bool) -> None:
+        self._count.inc()
+        if not failed:
+            self._read.observe(marks.predicting_s - marks.began_s)
+            self._predict.observe(marks.writing_s - marks.predicting_s)
+            self._write.observe(marks.end_s - marks.writing_s)
+            self._whole.observe(marks.end_s - marks.began_s)
 
     def loaded(self, took_s: float) -> None:
         """The model was loaded."""

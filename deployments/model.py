@@ -25,6 +25,7 @@ from deployments.life import Life
 from deployments.metrics import PredictTimes, TokenTimes
 from deployments.protocols import KSERVE, OWN, PREDICTIONS, models
 from deployments.protocols.app import ModelStatus, build_app
+from deployments.protocols.remembering import Remembering
 from deployments.settings import ModelIdentity, ModelSettings
 
 log = logging.getLogger(__name__)
@@ -57,14 +58,16 @@ class Model:
         )
         self.times = PredictTimes(identity.name)
         task = self._engine_class.task
-        self.app: ASGIApp = build_app(
-            f"{identity.name} ({task})",
-            [
-                *(make(self) for make in KSERVE[task]),
-                models.server_router(self._listed, self._states, set()),
-                models.router(PREDICTIONS[task], self),
-                *(make(self) for make in OWN[task]),
-            ],
+        self.app: ASGIApp = Remembering(
+            build_app(
+                f"{identity.name} ({task})",
+                [
+                    *(make(self) for make in KSERVE[task]),
+                    models.server_router(self._listed, self._states, set()),
+                    models.router(PREDICTIONS[task], self),
+                    *(make(self) for make in OWN[task]),
+                ],
+            )
         )
         """What answers every request for this model."""
         self.streaming_app = TokenTimes(identity.name).measured(self.app) if task == "generate" else self.app
@@ -133,16 +136,15 @@ class Model:
     async def engine(self, request: Request) -> AsyncIterator[Any]:
         """The loaded engine, held for one request."""
         give_up_s = time.monotonic() + min(request.scope["serve_app.timeout_s"], LOADING_PATIENCE_S)
-        async with contextlib.AsyncExitStack() as held:
-            if self._cache:
-                await held.enter_async_context(self._cache.hold(self, give_up_s - time.monotonic()))
+        async with self._cache.hold(self, give_up_s - time.monotonic()) if self._cache else contextlib.nullcontext():
             try:
-                engine = await held.enter_async_context(self._life.use(give_up_s - time.monotonic()))
+                version = await self._life.ready(give_up_s - time.monotonic())
             except ModelFailed as error:
                 self._why_not = error
                 raise
             self._why_not = None
-            yield engine
+            with version as engine:
+                yield engine
 
     def check(self) -> None:
         """Raise `ModelUnavailable` unless a version answers, or will be loaded for the next request."""

@@ -19,6 +19,7 @@ from deployments.errors import BadRequest, EngineError
 from deployments.specs import Array, Datatype, TensorSpec, object_array
 
 DATATYPES: tuple[Datatype, ...] = get_args(Datatype)
+_NAMED: dict[str, Datatype] = {name: name for name in DATATYPES}
 
 DTYPES: Mapping[Datatype, np.dtype[Any]] = {
     "BOOL": np.dtype(np.bool_),
@@ -92,10 +93,10 @@ def refusal(name: str, message: str) -> BadRequest:
 
 def read_datatype(name: str, given: object) -> Datatype:
     """The datatype of that name, in upper or lower case, as KServe takes it. Raises `BadRequest`."""
-    for datatype in DATATYPES:
-        if isinstance(given, str) and given.upper() == datatype:
-            return datatype
-    raise refusal(name, f"has the unknown datatype {show(given)}; there are: {', '.join(DATATYPES)}")
+    datatype = _NAMED.get(given.upper()) if isinstance(given, str) else None
+    if datatype is None:
+        raise refusal(name, f"has the unknown datatype {show(given)}; there are: {', '.join(DATATYPES)}")
+    return datatype
 
 
 def read_shape(name: str, given: object) -> tuple[int, ...]:

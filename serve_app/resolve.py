@@ -27,6 +27,8 @@ ENDPOINTS: dict[str, Task] = {route.path: task for route, task in _ROUTES}
 """Endpoints at the root, and the task that each belongs to: what the protocols' routers declare."""
 _PATTERNS = [(route.path_regex, task) for route, task in _ROUTES if route.param_convertors]
 PREFIX = "/openai"
+MOST_RESOLVED = 4096
+"""So many pairs of path and host are remembered, which are far more than clients that know what they want ask for."""
 
 
 class ModelEntry(Frozen):
@@ -83,6 +85,7 @@ class Routes:
         self._by_name |= {label: model for model in models for label in (model.name, *model.aliases)}
         self._by_host = {model.predictor: model for model in models}
         self._by_route = {model.route: model for model in models}
+        self._resolved: dict[tuple[str, str], Target | Open | Own] = {}
         self._depth = max((model.route.count("/") for model in models), default=0)
         self._by_task: dict[Task, list[ModelEntry]] = {}
         for model in models:
@@ -94,6 +97,14 @@ class Routes:
         Raises `ModelNotFound` for a model that is not there or not this alias's, `NotFound` for a path
         that is nobody's.
         """
+        found = self._resolved.get((path, host))
+        if found is None:
+            found = self._resolve(path, host, own)
+            if len(self._resolved) < MOST_RESOLVED and len(path) + len(host) < 256:
+                self._resolved[path, host] = found
+        return found
+
+    def _resolve(self, path: str, host: str, own: frozenset[str]) -> Target | Open | Own:
         alias = self._by_host.get(host.partition(":")[0].partition(".")[0])
         prefixed = self._by_prefix(path)
         if prefixed:

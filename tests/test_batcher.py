@@ -2,15 +2,16 @@
 
 import asyncio
 import threading
+import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployments.batcher import Batcher, Item
+from deployments.batcher import SHORT_RUNS, SHORT_S, Batcher, Item
 from deployments.errors import BadRequest, EngineError, QueueFull, ServeAppError
 
 
@@ -238,3 +239,80 @@ def test_any_mix_of_requests_is_answered_whole_and_in_order(
         assert len(batch) <= max_items
         assert len(batch) == 1 or max(batch) * len(batch) <= max_cost
     assert batcher._queued == 0
+
+
+class Where:
+    """A compute function that notes whether the event loop ran it; 99 takes long and 13 fails."""
+
+    def __init__(self) -> None:
+        self.loops = threading.get_ident()
+        self.batches: list[tuple[bool, list[int]]] = []
+
+    def compute(self, values: list[int]) -> list[int]:
+        self.batches.append((threading.get_ident() == self.loops, values))
+        until_s = time.thread_time() + 4 * SHORT_S * (99 in values)
+        while time.thread_time() < until_s:
+            pass
+        if 13 in values:
+            raise RuntimeError("thirteen")
+        return values
+
+
+@pytest.fixture
+async def short(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Where, Batcher[int, int]]]:
+    """A batcher that has seen short batches of a cost of 3, on however busy a machine."""
+    monkeypatch.setattr("deployments.batcher.PAUSE_S", 60.0)
+    where = Where()
+    batcher: Batcher[int, int] = Batcher(
+        "test",
+        prepare,
+        where.compute,
+        max_cost=100,
+        max_items=8,
+        max_padding=1.0,
+        max_queue=lambda: 1000,
+        short_here=True,
+    )
+    while not (where.batches and where.batches[-1][0]):
+        await batcher.submit([3])
+    yield where, batcher
+    batcher.close()
+
+
+async def test_the_event_loop_computes_short_batches_itself(short: tuple[Where, Batcher[int, int]]) -> None:
+    where, batcher = short
+    assert not any(here for here, _ in where.batches[:SHORT_RUNS])
+    assert await asyncio.gather(*(batcher.submit([1]) for _ in range(3))) == [[1], [1], [1]]
+    assert where.batches[-1] == (True, [1, 1, 1])
+
+
+async def test_the_thread_computes_dearer_ones(short: tuple[Where, Batcher[int, int]]) -> None:
+    where, batcher = short
+    assert await batcher.submit([4]) == [4]
+    assert where.batches[-1] == (False, [4])
+
+
+async def test_the_thread_computes_all_after_one_that_took_long(short: tuple[Where, Batcher[int, int]]) -> None:
+    where, batcher = short
+    assert await batcher.submit([99]) == [99]
+    assert await batcher.submit([3]) == [3]
+    assert [here for here, _ in where.batches[-2:]] == [False, False]
+
+
+async def test_a_poisoned_input_fails_alone_on_the_event_loop_too(short: tuple[Where, Batcher[int, int]]) -> None:
+    where, batcher = short
+    batcher._short_cost = 100
+    failed, done = await asyncio.gather(batcher.submit([13]), batcher.submit([1]), return_exceptions=True)
+    assert isinstance(failed, EngineError)
+    assert done == [1]
+    assert where.batches[-1] == (True, [13]) or where.batches[-1] == (True, [1])
+
+
+async def test_what_is_closed_computes_nothing_more(short: tuple[Where, Batcher[int, int]]) -> None:
+    where, batcher = short
+    waiting = asyncio.ensure_future(batcher.submit([1]))
+    count = len(where.batches)
+    asyncio.get_running_loop().call_soon(batcher.close)  # before the batch's turn
+    with pytest.raises(EngineError, match="stopped"):
+        await waiting
+    assert len(where.batches) == count

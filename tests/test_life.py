@@ -67,7 +67,7 @@ async def bench() -> AsyncIterator[Bench]:
 
 
 async def use(bench: Bench, timeout_s: float = 10) -> int:
-    async with bench.life.use(timeout_s) as version:
+    with await bench.life.ready(timeout_s) as version:
         assert not version.closed
         return version.number
 
@@ -139,9 +139,9 @@ async def test_a_version_that_cannot_load_leaves_the_old_one(bench: Bench) -> No
 
 async def test_a_version_in_use_is_closed_only_afterwards(bench: Bench) -> None:
     bench.life.want({"v": 1})
-    async with bench.life.use(10) as old:
+    with await bench.life.ready(10) as old:
         bench.life.want({"v": 2})
-        await bench.until(lambda: bench.loader.loads == [1, 2])
+        await bench.until(lambda: bench.life.loaded() is not old)
         assert await use(bench) == 2
         assert not old.closed
     await bench.until(lambda: old.closed)
@@ -225,9 +225,8 @@ async def test_a_loader_that_stops_iteration_is_a_failure(bench: Bench) -> None:
 
     life: Life[Version] = Life("m", load, lambda: True)
     life.want({"v": 1})
-    with pytest.raises(ModelFailed, match="ended early"):
-        async with life.use(5):
-            pass
+    with pytest.raises(ModelFailed, match="ended early"), await life.ready(5):
+        pass
     await life.close()
 
 
@@ -238,13 +237,13 @@ async def test_unloaded_gives_the_memory_back_until_it_is_wanted_again(bench: Be
     assert bench.life.state == "unloaded"
     assert bench.loader.made[0].closed
     bench.life.want({"v": 1})
-    async with bench.life.use(10) as version:
+    with await bench.life.ready(10) as version:
         assert version is bench.loader.made[1]
 
 
 async def test_unloading_waits_for_what_is_in_use(bench: Bench) -> None:
     bench.life.want({"v": 1})
-    async with bench.life.use(10) as version:
+    with await bench.life.ready(10) as version:
         unloading = asyncio.create_task(bench.life.unload())
         await bench.until(lambda: bench.life.state == "unloaded")
         assert not version.closed
@@ -298,6 +297,6 @@ async def test_loads_that_need_the_loops_threads_do_not_wait_for_each_other() ->
     for life in lives:
         life.want({"v": 1})
     for life in lives:
-        async with life.use(10) as version:
+        with await life.ready(10) as version:
             assert version.number == 1
         await life.close()

@@ -31,7 +31,7 @@ class _Asked(NamedTuple):
 
 
 class Rows:
-    """Runs `compute(tensors, wanted)` on the rows of all requests that wait and are alike, in a thread of its own.
+    """Runs `compute(tensors, wanted)` on the rows of all requests that wait and are alike, in one thread at a time.
 
     `compute` gets tensors of any number of rows, which it may write to, and returns the wanted outputs, each of as
     many rows. Requests that want other outputs, or give tensors of other names, datatypes or lengths, are computed
@@ -56,6 +56,7 @@ class Rows:
             max_padding=1.0,  # rows are not padded
             max_queue=max_queue,
             label="inputs",
+            short_here=True,
         )
 
     async def predict(self, tensors: Tensors, wanted: Wanted) -> dict[str, Array]:

@@ -4,6 +4,7 @@ The rows of all requests that wait are computed in one call. Knows nothing of HT
 """
 
 import logging
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
@@ -63,7 +64,7 @@ class Engine:
         context.progress(f"reading {file.name}")
         self._estimator = _estimator_files.read(file, options.trust, options.trusted_types)
         self._methods = methods_of(self._estimator, options.method, file.name)
-        self._threads, self._thread_ready = options.threads or context.threads, False
+        self._threads, self._ready_in = options.threads or context.threads, threading.local()
         try:
             _estimators.bound_jobs(self._estimator, self._threads)
             self.inputs, self.columns, sample = _estimators.declare_inputs(self._estimator, options.input)
@@ -155,14 +156,14 @@ class Engine:
 
     def _prepare_thread(self) -> None:
         """Bound the threads of BLAS and OpenMP, and keep joblib from starting processes, where this thread computes."""
-        if self._thread_ready:
+        if hasattr(self._ready_in, "done"):
             return
         import joblib
         import threadpoolctl
 
         threadpoolctl.threadpool_limits(limits=self._threads)
         joblib.parallel_config(backend="threading")
-        self._thread_ready = True
+        self._ready_in.done = True
 
 
 def methods_of(estimator: Any, chosen: Method, file: str) -> dict[str, str]:

@@ -30,6 +30,8 @@ from deployments.settings import ModelIdentity, ModelSettings
 
 THREAD_BYTES = 256 << 10
 """What is larger is read and written off the event loop."""
+REFUSALS = (ServeAppError, HTTPException, ClientDisconnect)
+"""What is answered as it says, and is no fault of ours."""
 Body = TypeVar("Body", bound=BaseModel)
 Piece = TypeVar("Piece")
 
@@ -242,19 +244,18 @@ def build_app(title: str, routers: Sequence[APIRouter], description: str = "") -
         app.include_router(router)
 
     async def refuse(request: Request, error: Exception) -> Response:
-        return response(_as_ours(request, error, app), request.url.path)
+        return response(as_ours(request, error, app), request.url.path)
 
     async def fail(request: Request, _error: Exception) -> Response:
         return response(ServeAppError("internal error"), request.url.path)
 
-    app.add_exception_handler(ServeAppError, refuse)
+    for kind in REFUSALS:
+        app.add_exception_handler(kind, refuse)
     app.add_exception_handler(Exception, fail)
-    app.add_exception_handler(HTTPException, refuse)
-    app.add_exception_handler(ClientDisconnect, refuse)
     return app
 
 
-def _as_ours(request: Request, error: Exception, app: FastAPI) -> ServeAppError:
+def as_ours(request: Request, error: Exception, app: FastAPI) -> ServeAppError:
     """Starlette's own refusals as errors of ours, naming what would have been valid."""
     if isinstance(error, ServeAppError):
         return error

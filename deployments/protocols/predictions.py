@@ -127,7 +127,10 @@ class Prediction(ABC, Generic[Item, Result]):
 
 async def together(works: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:
     """The results of all, in order; when one fails, or this is cancelled, the others end too."""
-    tasks = [asyncio.ensure_future(work) for work in works]
+    each = list(works)
+    if len(each) == 1:
+        return [await each[0]]
+    tasks = [asyncio.ensure_future(work) for work in each]
     try:
         return list(await asyncio.gather(*tasks))
     finally:
