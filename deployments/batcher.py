@@ -27,9 +27,9 @@ Raw = TypeVar("Raw")
 Out = TypeVar("Out")
 
 SHORT_S = 0.0005
-"""CPU time that a batch may take on the event loop."""
-PAUSE_S = 0.02
-"""How long such a batch may take in all, on cores that others use too."""
+"""How long a batch may take on the event loop."""
+HICCUP_S = 0.02
+"""How long one may take between short ones, because others use the cores too."""
 SHORT_RUNS = 32
 """Batches in a row that must have been short before."""
 
@@ -97,7 +97,7 @@ class Batcher(Generic[Raw, Out]):
     ) -> None:
         assert workers == 1 or not short_here
         self._short_here, self._asked_here = short_here, False
-        self._short_runs = self._short_cost = 0
+        self._short_runs, self._short_cost, self._hiccup = 0, 0, False
         self._prepare, self._compute = prepare, compute
         self._max_queue, self._label = max_queue, label
         self._inbox: deque[_Job[Raw, Out]] = deque()
@@ -209,20 +209,21 @@ class Batcher(Generic[Raw, Out]):
 
         That is as much as the dearest since one was not short, after so many.
         """
-        began_s, began_cpu_s = time.monotonic(), time.thread_time()
+        began_s = time.monotonic()
         outputs = self._compute([item.value for _, _, item in batch])
         if self._short_here:
-            short = time.thread_time() - began_cpu_s < SHORT_S and time.monotonic() - began_s < PAUSE_S
-            self._learn(sum(item.cost for _, _, item in batch), short)
+            self._learn(sum(item.cost for _, _, item in batch), time.monotonic() - began_s)
         return outputs
 
-    def _learn(self, cost: int, short: bool) -> None:
-        if not short:
-            self._short_runs = self._short_cost = 0
-            return
-        self._short_runs += 1
-        if self._short_runs >= SHORT_RUNS:
-            self._short_cost = max(self._short_cost, cost)
+    def _learn(self, cost: int, took_s: float) -> None:
+        if took_s < SHORT_S:
+            self._short_runs, self._hiccup = self._short_runs + 1, False
+            if self._short_runs >= SHORT_RUNS:
+                self._short_cost = max(self._short_cost, cost)
+        elif took_s < HICCUP_S and not self._hiccup:
+            self._hiccup = True
+        else:
+            self._short_runs, self._short_cost, self._hiccup = 0, 0, False
 
     def _accept(self) -> None:
         """Prepare what is new."""

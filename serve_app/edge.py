@@ -5,11 +5,11 @@ ASGI middleware around whichever application is the ingress. Knows nothing of mo
 
 import asyncio
 import logging
-import uuid
 from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from deployments.asgi import new_id
 from deployments.errors import BadRequest, BodyTimeout, HeadersTooLarge, PayloadTooLarge, ServeAppError
 from deployments.protocols.dialects import render
 
@@ -81,7 +81,7 @@ def _admit_headers(scope: Scope) -> str:
     scope["headers"] = headers = [header for header in headers if header[0] not in HOP_HEADERS]
     request_id = next((value for name, value in headers if name == REQUEST_ID), None)
     if request_id is None:
-        request_id = uuid.uuid4().hex.encode()
+        request_id = new_id().encode()
         headers.append((REQUEST_ID, request_id))
     return request_id.decode("latin-1")
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployments.batcher import SHORT_RUNS, SHORT_S, Batcher, Item
+from deployments.batcher import HICCUP_S, SHORT_RUNS, Batcher, Item
 from deployments.errors import BadRequest, EngineError, QueueFull, ServeAppError
 
 
@@ -250,9 +250,8 @@ class Where:
 
     def compute(self, values: list[int]) -> list[int]:
         self.batches.append((threading.get_ident() == self.loops, values))
-        until_s = time.thread_time() + 4 * SHORT_S * (99 in values)
-        while time.thread_time() < until_s:
-            pass
+        if 99 in values:
+            time.sleep(HICCUP_S)
         if 13 in values:
             raise RuntimeError("thirteen")
         return values
@@ -261,7 +260,7 @@ class Where:
 @pytest.fixture
 async def short(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Where, Batcher[int, int]]]:
     """A batcher that has seen short batches of a cost of 3, on however busy a machine."""
-    monkeypatch.setattr("deployments.batcher.PAUSE_S", 60.0)
+    monkeypatch.setattr("deployments.batcher.SHORT_S", HICCUP_S)
     where = Where()
     batcher: Batcher[int, int] = Batcher(
         "test",

@@ -4,7 +4,6 @@ Contract: the V2 REST API and its binary tensor data extension, as Triton and KS
 routes and no models; the gRPC form is `open_inference_grpc`.
 """
 
-import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from deployments.asgi import new_id
 from deployments.errors import BadRequest
 from deployments.protocols.dialects import Headers
 from deployments.protocols.tensor_data import BASE64, Buffer, read_raw, read_values, write_raw, write_values
@@ -71,7 +71,7 @@ class InferResponse:
 
     def id_for(self, request: InferRequest) -> str:
         """The id that the answer to `request` has; KServe's always have one."""
-        return self.id or request.id or str(uuid.uuid4())
+        return self.id or request.id or new_id()
 
 
 def check_parameters(name: str, parameters: Parameters) -> None:
@@ -82,9 +82,9 @@ def check_parameters(name: str, parameters: Parameters) -> None:
 
 
 def _check_distinct(what: str, names: Sequence[str]) -> None:
-    for name, times in Counter(names).most_common(1):
-        if times > 1:
-            raise BadRequest(f"{what} has {show(name)} {times} times; a name is there once", param=what)
+    if len(set(names)) < len(names):
+        name, times = Counter(names).most_common(1)[0]
+        raise BadRequest(f"{what} has {show(name)} {times} times; a name is there once", param=what)
 
 
 def read_header_length(given: str | None) -> int | None:
