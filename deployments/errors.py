@@ -2,6 +2,7 @@
 
 ServeAppError
 ├── BadRequest 400              the request itself is wrong
+├── Unauthenticated 401         no API key, or an unknown one
 ├── NotFound 404                no such path, or nothing of that name under it
 │   └── ModelNotFound 404       no such model, or none that serves what was asked
 ├── MethodNotAllowed 405
@@ -70,6 +71,11 @@ class ModelNotFound(NotFound):
     def named(cls, name: str, have: list[str]) -> Self:
         """The standard sentence of KServe's server, then what would have been valid."""
         return cls(f"Model with name {name} does not exist. Models here: {listed(have) or 'none'}.", param="model")
+
+
+class Unauthenticated(ServeAppError):
+    status = 401
+    code = "invalid_api_key"
 
 
 class MethodNotAllowed(ServeAppError):

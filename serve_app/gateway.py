@@ -23,6 +23,7 @@ from deployments.model import Model, tidy_heap
 from deployments.protocols import ROUTERS, models
 from deployments.protocols.app import ModelStatus, build_app, off_loop
 from deployments.settings import Frozen, ModelIdentity
+from serve_app import environment
 from serve_app.carry import GRACE_S, Carrier, pack
 from serve_app.edge import Edge, declared_bytes
 from serve_app.multipart import field_of
@@ -69,7 +70,7 @@ class Gateway(OpenInferenceMethods):
         self._adapters: dict[str, tuple[str, ...]] = {}
         self._learning: asyncio.Task[None] | None = None
         self._came_up: set[str] = set()
-        self.http_app = Edge(self.answer, lambda: self._settings.max_body)
+        self.http_app = Edge(self.answer, lambda: self._settings.max_body, environment.api_keys())
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Take over names, routes and limits. Settings that are not valid leave the old ones in force."""

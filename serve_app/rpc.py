@@ -113,6 +113,8 @@ class OpenInferenceMethods:
             assert isinstance(first, Answer), "a stream begins with its head"
             if first.status != 200:
                 body = b"".join([first.body, *[piece async for piece in pieces if isinstance(piece, bytes)]])
+                if first.status == 401:
+                    _raise_unless_done(first._replace(body=body), grpc_context)
                 yield pb.ModelStreamInferResponse(
                     error_message=_message_in(body), infer_response=pb.ModelInferResponse(id=message.id)
                 )

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deployments.engines import Task
+from serve_app import environment
 from serve_app.catalog import Catalog
 from serve_app.instance import Instance
 
@@ -64,5 +65,7 @@ def show_urls(console: Console, this: Instance, catalog: Catalog, states: Sequen
         path, rest = EXAMPLES[model.task]
         request = f"curl {url}{model.route}{path}{rest % model.name}"
         console.print(request, markup=False, highlight=False, soft_wrap=True)
+    if environment.api_keys():
+        console.print("API keys are asked for: add -H 'Authorization: Bearer <key>'", highlight=False)
     where = f"; gRPC on port {this.grpc_port}; docs at {url}/docs; metrics at {this.metrics_url}; Ctrl-C ends it"
     console.print(f"up after {took_s:.0f} s{where}", highlight=False)

@@ -101,6 +101,10 @@ def _check(catalog: Catalog, host: str, port: int, grpc_port: int) -> None:
             f"serve-app already serves {running.catalog} on port {port} (pid {running.up_pid}). "
             f"End it with `serve-app down --port {port}`, or choose another port: --port {port + 1}"
         )
+    try:
+        environment.api_keys()
+    except ValueError as error:
+        raise machine.MachineError(f"{error}.") from None
     machine.check_port(host, port, "--port")
     machine.check_port(host, grpc_port, "--grpc-port")
     memory_bytes = psutil.virtual_memory().available - machine.object_store_bytes()

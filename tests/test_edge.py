@@ -11,7 +11,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
 from deployments.errors import BadRequest
-from serve_app import edge
+from serve_app import edge, environment
 from serve_app.edge import Edge, limited
 from serve_app.uploads import read_body
 
@@ -124,3 +124,49 @@ async def test_after_the_body_a_disconnect_is_heard_however_late(monkeypatch: py
     checked = limited({"type": "http", "headers": []}, receive, 1000)
     assert (await checked())["body"] == b"x"
     assert (await checked())["type"] == "http.disconnect"
+
+
+async def with_key(path: str, headers: dict[str, str]) -> httpx.Response:
+    transport = httpx.ASGITransport(Edge(echo, lambda: 1000, frozenset({b"k1", b"k2"})))
+    async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+        return await client.get(path, headers=headers)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"Authorization": "Bearer k1"}, {"authorization": "bearer k2"}, {"X-Api-Key": "k2"}, {"api-key": "k1"}],
+)
+async def test_a_known_key_lets_in_and_goes_no_further(headers: dict[str, str]) -> None:
+    answer = await with_key("/v1/models", headers)
+    assert answer.status_code == 200
+    assert "k1" not in answer.text
+    assert "k2" not in answer.text
+
+
+@pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer k3"}, {"Authorization": "k1 "}, {"x-api-key": ""}])
+@pytest.mark.parametrize(
+    ("path", "says"), [("/v1/chat/completions", '"authentication_error"'), ("/v2/models/m", '{"error":"')]
+)
+async def test_no_key_or_an_unknown_one_is_refused(headers: dict[str, str], path: str, says: str) -> None:
+    answer = await with_key(path, headers)
+    assert answer.status_code == 401
+    assert answer.headers["www-authenticate"] == "Bearer"
+    assert says in answer.text
+
+
+async def test_probes_need_no_key() -> None:
+    assert (await with_key("/v2/health/ready", {})).status_code == 200
+
+
+@pytest.mark.parametrize(("given", "keys"), [("a,b", {b"a", b"b"}), (" a  b ", {b"a", b"b"}), (None, set())])
+def test_keys_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, given: str | None, keys: set[bytes]) -> None:
+    monkeypatch.delenv("SERVE_APP_API_KEYS", raising=False)
+    if given is not None:
+        monkeypatch.setenv("SERVE_APP_API_KEYS", given)
+    assert environment.api_keys() == keys
+
+
+def test_an_empty_secret_opens_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVE_APP_API_KEYS", " ")
+    with pytest.raises(ValueError, match="names no key"):
+        environment.api_keys()

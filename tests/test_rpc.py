@@ -130,3 +130,11 @@ async def test_a_refusal_in_a_stream_leaves_the_stream_open() -> None:
     got = [one async for one in refusing(400).ModelStreamInfer(asked, context)]
     assert [(one.error_message, one.infer_response.id) for one in got] == [("because", "a"), ("because", "b")]
     assert context.code is None
+
+
+async def test_a_stream_without_a_key_ends_as_a_whole() -> None:
+    context = Context()
+    answers = refusing(401).ModelStreamInfer(messages(pb.ModelInferRequest(model_name="m")), context)
+    with pytest.raises(RpcRefused):
+        await anext(answers)
+    assert context.code is grpc.StatusCode.UNAUTHENTICATED

@@ -15,7 +15,7 @@ Headers = list[tuple[bytes, bytes]]
 
 _KSERVE = re.compile(r"(/[^/]+)*?/(v1/models(/|$)|v2(/(?!rerank$)|$))")
 _TEI = re.compile(r"(/[^/]+)*?(?<!/v1)(?<!/v2)/(embed|rerank)$")
-_OPENAI_TYPES = {404: "not_found_error", 429: "rate_limit_error", 500: "server_error"}
+_OPENAI_TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error", 500: "server_error"}
 
 
 def render(error: ServeAppError, path: str) -> tuple[int, Headers, bytes]:
@@ -23,6 +23,8 @@ def render(error: ServeAppError, path: str) -> tuple[int, Headers, bytes]:
     headers = [(b"content-type", b"application/json")]
     if error.retry_after_s is not None:
         headers.append((b"retry-after", str(math.ceil(error.retry_after_s)).encode()))
+    if error.status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
     body = orjson.dumps(_body(error, path))
     return error.status, [*headers, (b"content-length", str(len(body)).encode())], body
 

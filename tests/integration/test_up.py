@@ -7,8 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import openai
 import psutil
 import pytest
+import tritonclient.grpc as over_grpc
+from openai import OpenAI
+from tritonclient.utils import InferenceServerException
 
 from serve_app import instance
 from tests.integration.applications import COMMAND, Application
@@ -18,10 +22,13 @@ BROKEN = {
     "models": [{"name": "m", "engine": "bi_encoder", "source": "file:///nowhere", "resources": {"cpu": 0.1}}],
 }
 
+KEY = "sk-one"
+
 
 @pytest.fixture
-def small(tmp_path: Path) -> Iterator[Application]:
-    """An application whose only model cannot load, which is up soon."""
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Application]:
+    """An application whose only model cannot load, which is up soon; it asks for a key."""
+    monkeypatch.setenv("SERVE_APP_API_KEYS", KEY)
     application = Application(tmp_path / "small.yaml", BROKEN)
     application.wait_until_up()
     try:
@@ -63,9 +70,25 @@ def check_what_it_shows(small: Application) -> None:
     assert "failed" in shown.stdout
 
 
+def check_who_is_let_in(small: Application) -> None:
+    """Those who show the key, over HTTP and gRPC; the probes."""
+    assert "API keys are asked for" in small.text()
+    assert KEY not in small.text()
+    with pytest.raises(openai.AuthenticationError):
+        OpenAI(base_url=f"{small.url}/v1", api_key="sk-two").models.list()
+    assert [model.id for model in OpenAI(base_url=f"{small.url}/v1", api_key=KEY).models.list()] == ["m"]
+    with over_grpc.InferenceServerClient(f"127.0.0.1:{small.grpc_port}") as client:
+        assert client.is_server_live()
+        assert client.get_server_metadata(headers={"authorization": f"Bearer {KEY}"}).name
+        with pytest.raises(InferenceServerException) as refused:
+            client.get_server_metadata()
+        assert refused.value.status() == "StatusCode.UNAUTHENTICATED"
+
+
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL, "down", "down after SIGKILL of all"])
 def test_no_process_and_no_port_is_left(small: Application, end: Any) -> None:
     check_what_it_shows(small)
+    check_who_is_let_in(small)
     session = small.instance().session
     orphan = linger(small)
     haproxy = [p for p in instance.processes(session) if p.name() == "haproxy"]
