@@ -127,6 +127,7 @@ def failures(row: Row) -> list[str]:
     return [one.text for one in row.findings if not one.passed]
 
 
+@pytest.mark.slow
 def test_what_one_model_fails_at_leaves_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = checked(tmp_path, NO_GPU, Fake, Wrong, Dying, Unmade, Refusing)
     assert rows["fake"].passed
@@ -143,6 +144,7 @@ def test_what_one_model_fails_at_leaves_the_others(tmp_path: Path, capsys: pytes
 
 
 @pytest.mark.parametrize(("held", "fits"), [(900, True), (1100, False)])
+@pytest.mark.slow
 def test_a_model_that_holds_more_than_its_share_fails(tmp_path: Path, held: int, fits: bool) -> None:
     driver = Driver(lambda: {one.pid: held for one in psutil.Process().children()}, lambda: 0)
     row = checked(tmp_path, driver, Fake, part=0.1)["fake"]
@@ -238,6 +240,7 @@ def test_an_unknown_model_is_refused_with_the_names() -> None:
     assert "unknown model tts; have: embedder, reranker, llm, llm-vllm, whisper" in said
 
 
+@pytest.mark.slow
 def test_when_it_is_interrupted_nothing_is_left() -> None:
     with program("--cpu", "--tiny") as running:
         assert running.stdout
