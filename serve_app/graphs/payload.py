@@ -4,7 +4,9 @@ Knows nothing of graphs.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,11 +47,16 @@ class Payload:
         return cls(orjson.dumps({"error": FAILED, "cause": cause}), status=status)
 
     @classmethod
-    def error(cls, error: ServeAppError) -> "Payload":
-        """What a model that refused the request is taken to have answered."""
+    def error(cls, error: ServeAppError, step: str = "") -> "Payload":
+        """What a request that was refused is answered: by the model that a step asked, or before any."""
         later = error.retry_after_s
-        headers = [(b"retry-after", str(int(later + 0.999)).encode())] if later is not None else []
-        return cls(orjson.dumps({"error": error.message}), status=error.status, headers=headers)
+        headers = [(b"retry-after", str(math.ceil(later)).encode())] if later is not None else []
+        message = f"step {step}: {error.message}" if step else error.message
+        return cls(
+            orjson.dumps({"error": message}),
+            status=error.status,
+            headers=[*headers, *([(STEP, step.encode())] if step else [])],
+        )
 
     @property
     def succeeded(self) -> bool:
@@ -107,18 +114,27 @@ class Out:
 
     def __init__(self, send: Send, headers: Callable[[], Headers]) -> None:
         self.begun = False
-        self.clocks: list[asyncio.Timeout] = []
+        self._clocks: list[asyncio.Timeout] = []
         self._send, self._headers = send, headers
 
     async def send(self, message: Message) -> None:
         """One of the app's messages."""
         if message["type"] == "http.response.start":
             self.begun = True
-            for clock in self.clocks:
+            for clock in self._clocks:
                 if not clock.expired():
                     clock.reschedule(None)
             message = {**message, "headers": [*message.get("headers", ()), *self._headers()]}
         await self._send(message)
+
+    @contextlib.contextmanager
+    def stops(self, clock: asyncio.Timeout) -> Iterator[None]:
+        """Within the block, the answer's beginning stops that clock."""
+        self._clocks.append(clock)
+        try:
+            yield
+        finally:
+            self._clocks.remove(clock)
 
     async def give(self, payload: Payload) -> None:
         """A whole answer."""

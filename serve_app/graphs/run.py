@@ -6,6 +6,7 @@ Knows nothing of how models and services are reached.
 """
 
 import asyncio
+import contextlib
 import logging
 import random
 import re
@@ -227,9 +228,8 @@ class Run:
         ends_s = min(self._ends_s, loop.time() + step.timeout) if step.timeout else self._ends_s
         try:
             async with asyncio.timeout_at(ends_s) as clock:
-                if out:
-                    out.clocks.append(clock)
-                return await work
+                with out.stops(clock) if out else contextlib.nullcontext():
+                    return await work
         except TimeoutError:
             if loop.time() >= self._ends_s:
                 raise Refused(504, f"{self.graph.timeout:g} s were over in step {place} (timeout)") from None
@@ -240,7 +240,7 @@ class Run:
             if out and out.begun:
                 raise
             if isinstance(error, ServeAppError):
-                return replace(Payload.error(error), body=orjson.dumps({"error": f"step {place}: {error.message}"}))
+                return Payload.error(error, place)
             log.exception("graph %s: step %s failed", self.graph.name, place)
             return self._failed(place, "failed", 502)
 
