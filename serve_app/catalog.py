@@ -25,7 +25,7 @@ from deployments import engines
 from deployments.cache import Budget
 from deployments.engines import Task
 from deployments.errors import ServeAppError
-from deployments.settings import DurationS, Frozen, Limits, ModelIdentity, ModelSettings
+from deployments.settings import DurationS, Frozen, Limits, ModelIdentity, ModelSettings, TransformerSettings
 from serve_app.complaints import complaint
 from serve_app.graphs.checks import graph_complaints
 from serve_app.graphs.spec import Graph
@@ -121,6 +121,7 @@ class Model(Frozen):
     limits: Limits = Limits()
     load: Literal["always", "on-demand"] = Field("always", description="on-demand: when it is asked for; see on_demand")
     inline: bool = Field(False, description="run it inside the gateway: for small models on the CPU, saves a hop")
+    transformer: TransformerSettings | None = Field(None, description="a class of your own around it")
     version: str = Field("1", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="what V2's clients know as its version")
 
     @field_validator("engine")
@@ -178,6 +179,7 @@ class Model(Frozen):
             limits=self.limits,
             note=note,
             version=self.version,
+            transformer=self.transformer,
         )
 
 

@@ -9,7 +9,7 @@ import tritonclient.grpc
 import tritonclient.http
 
 from serve_app import catalog as catalogs
-from tests.engines.estimators import make_constants, make_identity, make_iris
+from tests.engines.estimators import make_constants, make_flowers, make_identity, make_iris
 from tests.engines.llama_checkpoint import make_tiny_lora
 from tests.graphs.graphed import node, to
 from tests.integration.applications import Application, running
@@ -42,6 +42,7 @@ def graphs() -> list[dict[str, Any]]:
             },
         },
         {"name": "strict", "timeout": "20s", "nodes": {"root": hard, "both": both, "halves": halves}},
+        {"name": "garden", "nodes": {"root": node("Ensemble", to("flowers"))}},
         {
             "name": "talk",
             "nodes": {"root": node("Sequence", to("small-llm", path="/v1/chat/completions", request=talk))},
@@ -64,6 +65,7 @@ def catalog(
     classic = tmp_path_factory.mktemp("classic")
     make_iris(classic / "iris")
     make_identity(classic / "identity")
+    make_flowers(classic / "flowers")
     make_constants(classic / "many", MANY)
     return {
         "name": "tests",
@@ -134,6 +136,13 @@ def catalog(
             {"name": "identity", "engine": "python", "source": f"file://{classic}/identity", **small},
             {"name": "inline-identity", "engine": "python", "source": f"file://{classic}/identity", "inline": True},
             {"name": "inline-broken", "engine": "sklearn", "source": f"file://{classic}/nothing", "inline": True},
+            {
+                "name": "flowers",
+                "engine": "sklearn",
+                "source": f"file://{classic}/iris",
+                "inline": True,
+                "transformer": {"class": "flowers:Flowers", "source": f"file://{classic}/flowers"},
+            },
             {
                 "name": "questions",
                 "engine": "python",
