@@ -58,6 +58,7 @@ class Model:
             identity.name, self._load, self._fits_beside, tidy_heap if cache is None else lambda: None
         )
         self._around: Life[Transformer] = Life(identity.name, self._load_transformer, lambda: True)
+        self._leaving: asyncio.Task[None] | None = None
         self.times = PredictTimes(identity.name)
         task = self._engine_class.task
         routers = [
@@ -83,6 +84,8 @@ class Model:
             if around := self.settings.transformer:
                 wanted = around.model_copy(update={"source": around.source or self.settings.source})
                 self._around.want(wanted.model_dump(mode="json"))
+            elif self._around.state != "unloaded":
+                self._leaving = asyncio.create_task(self._around.unload())
         self._why_not = None
         if self._cache is None or self._cache.holds(self):
             self.load()

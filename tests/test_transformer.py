@@ -227,8 +227,14 @@ async def test_a_changed_one_takes_over_and_a_broken_one_does_not(make: Make, tm
             await asyncio.sleep(0.005)
     assert model.status().state == "ready"
     assert await v1(model, {"rows": [[1.0]]}) == (200, {"rows": [[3.0]], "for": None})
+    held = model._around.loaded()
     model.configure(settings)
     assert await v1(model, {"instances": [[1.0]]}) == (200, {"predictions": [[1.0]]})
+    async with asyncio.timeout(10):
+        while model._around.state != "unloaded" or (held and hasattr(held, "_model")):
+            await asyncio.sleep(0.005)
+    model.configure(settings | {"transformer": {}})
+    await until(lambda: v1(model, {"rows": [[1.0]]}), (200, {"rows": [[1.0]], "for": None}))
 
 
 async def until(asked: Callable[[], Awaitable[Any]], wanted: Any) -> None:

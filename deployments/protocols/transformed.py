@@ -52,9 +52,10 @@ class Transformed:
         self._app, self._host = app, host
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = get_route_path(scope) if scope["type"] == "http" and scope["method"] == "POST" else ""
+        wanted = self._host.settings.transformer is not None and scope["type"] == "http" and scope["method"] == "POST"
+        path = get_route_path(scope) if wanted else ""
         v1, v2 = _V1.fullmatch(path), _V2.fullmatch(path)
-        if not (v1 or v2) or self._host.settings.transformer is None:
+        if not (v1 or v2):
             await self._app(scope, receive, send)
             return
         request = Request(scope, receive)

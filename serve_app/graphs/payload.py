@@ -37,11 +37,6 @@ class Payload:
     _read: list[Any] = field(default_factory=lambda: [_UNREAD], compare=False, repr=False)
 
     @classmethod
-    async def of(cls, content: Any, status: int = 200) -> "Payload":
-        """Content that is to be sent as JSON."""
-        return cls(orjson.dumps(content), status=status)
-
-    @classmethod
     def failure(cls, cause: str, status: int) -> "Payload":
         """What is answered for something that went wrong in the graph itself, in KServe's words."""
         return cls(orjson.dumps({"error": FAILED, "cause": cause}), status=status)

@@ -121,7 +121,7 @@ class Run:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        return await Payload.of(merged)
+        return Payload(orjson.dumps(merged))
 
     async def _matching(self, node: Node, request: Payload) -> int:
         for index, step in enumerate(node.steps):

@@ -267,24 +267,26 @@ async def test_timings_are_told_when_asked_for() -> None:
 
 
 async def test_a_large_answer_is_read_off_the_event_loop() -> None:
-    """While 15 MB are parsed and put into a template, others are not kept waiting for long."""
-    large = Says({"rows": [{"x": n, "label": "dog"} for n in range(400_000)]})
-    where = "rows.#(x==399999)"
+    """While megabytes are parsed, looked through and put into a template, others get their turns."""
+    rows = 100_000
+    large = Says({"rows": [{"x": n, "label": "dog"} for n in range(rows)]})
+    where = f"rows.#(x=={rows - 1})"
     nodes = {"root": node("Sequence", to("a"), to("b", condition=where, request={"n": "${response.rows.#}"}))}
-    longest = 0.0
+    clock = asyncio.get_running_loop().time
+    longest_s = 0.0
 
     async def watch() -> None:
-        nonlocal longest
-        clock = asyncio.get_running_loop().time
+        nonlocal longest_s
         while True:
-            before = clock()
+            before_s = clock()
             await asyncio.sleep(0.001)
-            longest = max(longest, clock() - before)
+            longest_s = max(longest_s, clock() - before_s)
 
     watching = asyncio.create_task(watch())
-    models = {"a": large, "b": Says(TWO)}
+    models, began_s = {"a": large, "b": Says(TWO)}, clock()
     answered = await World(nodes, models).ask({})
+    took_s = clock() - began_s
     watching.cancel()
     assert answered.status == 200
-    assert orjson.loads(models["b"].asked[0][2]) == {"n": 400_000}
-    assert longest < 1
+    assert orjson.loads(models["b"].asked[0][2]) == {"n": rows}
+    assert longest_s < took_s / 2
