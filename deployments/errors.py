@@ -13,6 +13,7 @@ ServeAppError
 ├── NotImplementedHere 501      KServe has it, and this model has not
 ├── EngineError 500             the model failed on this input
 ├── ReplicaLost 502             every replica that took the request died
+├── BadAnswer 502               a service that a graph asked cannot be reached, or its answer cannot be used
 ├── ModelUnavailable 503        not loaded: `ModelLoading`, `ModelFailed`
 ├── DeadlineExceeded 504
 └── LoadError                   why a model cannot load (never answered as it is: `ModelFailed` carries it)
@@ -115,6 +116,11 @@ class NotImplementedHere(ServeAppError):
 class ReplicaLost(ServeAppError):
     status = 502
     code = "replica_lost"
+
+
+class BadAnswer(ServeAppError):
+    status = 502
+    code = "bad_answer"
 
 
 class ModelUnavailable(ServeAppError):

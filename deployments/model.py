@@ -19,6 +19,7 @@ from starlette.types import ASGIApp
 from deployments import engines, sources
 from deployments.cache import ModelCache
 from deployments.engines import Engine, LoadContext
+from deployments.engines._transformer import Transformer
 from deployments.errors import BadRequest, LoadError, ModelFailed, ModelUnavailable
 from deployments.gpu import free_bytes, used_bytes
 from deployments.life import Life
@@ -26,7 +27,8 @@ from deployments.metrics import PredictTimes, TokenTimes
 from deployments.protocols import KSERVE, OWN, PREDICTIONS, models
 from deployments.protocols.app import ModelStatus, build_app
 from deployments.protocols.remembering import Remembering
-from deployments.settings import ModelIdentity, ModelSettings
+from deployments.protocols.transformed import Transformed
+from deployments.settings import ModelIdentity, ModelSettings, TransformerSettings
 
 log = logging.getLogger(__name__)
 SPARE_BYTES = 512 << 20
@@ -56,19 +58,17 @@ class Model:
         self._life: Life[Engine] = Life(
             identity.name, self._load, self._fits_beside, tidy_heap if cache is None else lambda: None
         )
+        self._around: Life[Transformer] = Life(identity.name, self._load_transformer, lambda: True)
+        self._leaving: asyncio.Task[None] | None = None
         self.times = PredictTimes(identity.name)
         task = self._engine_class.task
-        self.app: ASGIApp = Remembering(
-            build_app(
-                f"{identity.name} ({task})",
-                [
-                    *(make(self) for make in KSERVE[task]),
-                    models.server_router(self._listed, self._states, set()),
-                    models.router(PREDICTIONS[task], self),
-                    *(make(self) for make in OWN[task]),
-                ],
-            )
-        )
+        routers = [
+            *(make(self) for make in KSERVE[task]),
+            models.server_router(self._listed, self._states, set()),
+            models.router(PREDICTIONS[task], self),
+            *(make(self) for make in OWN[task]),
+        ]
+        self.app: ASGIApp = Transformed(Remembering(build_app(f"{identity.name} ({task})", routers)), self)
         """What answers every request for this model."""
         self.streaming_app = TokenTimes(identity.name).measured(self.app) if task == "generate" else self.app
         """The same, for requests that are answered as streams."""
@@ -82,6 +82,11 @@ class Model:
             self._wanted = user_config  # which will fail to load, with the reason, and leave what answers
         else:
             self._wanted = {"source": self.settings.source, "options": self.settings.options}
+            if around := self.settings.transformer:
+                wanted = around.model_copy(update={"source": around.source or self.settings.source})
+                self._around.want(wanted.model_dump(mode="json"))
+            elif self._around.state != "unloaded":
+                self._leaving = asyncio.create_task(self._around.unload())
         self._why_not = None
         if self._cache is None or self._cache.holds(self):
             self.load()
@@ -119,11 +124,11 @@ class Model:
     async def close(self) -> None:
         """Stop loading, and give the memory back."""
         await self._life.close()
+        await self._around.close()
 
     def alive(self) -> bool:
         """Whether it can still compute, or never could: a model that failed to load is no reason for a new process."""
-        engine = self._life.loaded()
-        return engine is None or engine.alive()
+        return all(one is None or one.alive() for one in (self._life.loaded(), self._around.loaded()))
 
     async def revive(self) -> None:
         """Have it loaded anew where it shares its process with others, which are not to be ended for it."""
@@ -146,22 +151,37 @@ class Model:
             with version as engine:
                 yield engine
 
+    @contextlib.asynccontextmanager
+    async def transformer(self, request: Request) -> AsyncIterator[Transformer | None]:
+        """The loaded transformer, held for one request; None where the settings have none."""
+        if self.settings.transformer is None:
+            yield None
+            return
+        with await self._around.ready(min(request.scope["serve_app.timeout_s"], LOADING_PATIENCE_S)) as transformer:
+            yield transformer
+
     def check(self) -> None:
         """Raise `ModelUnavailable` unless a version answers, or will be loaded for the next request."""
+        if self.settings.transformer:
+            self._around.check()
         if self._cache is None or self._life.state != "unloaded":
             self._life.check()
         elif self._why_not:
             raise self._why_not
 
     def status(self) -> ModelStatus:
-        """What it is doing now."""
+        """What it is doing now; of its transformer, while that is what it waits for."""
+        state = "failed" if self._why_not and self._life.state == "unloaded" else self._life.state
+        waits = self.settings.transformer and state in ("ready", "unloaded") and self._around.state != "ready"
+        life = self._around if waits else self._life
+        failure = life.failure or (self._around.failure if self.settings.transformer else None)
         return ModelStatus(
             name=self.identity.name,
             task=self._engine_class.task,
             engine=self.identity.engine,
-            state="failed" if self._why_not and self._life.state == "unloaded" else self._life.state,
-            progress=self._life.progress,
-            failure=self._life.failure or (self._why_not.message if self._why_not else None),
+            state=life.state if waits else state,
+            progress=life.progress,
+            failure=failure or (self._why_not.message if self._why_not else None),
             pid=os.getpid(),
             adapters=self.adapters(),
             version=self.settings.version,
@@ -193,7 +213,27 @@ class Model:
         path = sources.resolve(settings.source, progress)
         if self._cache:
             self.file_bytes = sources.size_bytes(path)
-        context = LoadContext(
+        context = self._context(progress)
+        before, began_s = used_bytes(self._gpus), time.monotonic()
+        engine = self._engine_class()
+        engine.load(path, options, context)
+        self._footprint_bytes = max(0, used_bytes(self._gpus) - before)
+        self.times.loaded(time.monotonic() - began_s)
+        return engine
+
+    def _load_transformer(self, wanted: dict[str, Any], progress: Callable[[str], None]) -> Transformer:
+        """Fetch the class's files and make an instance. Blocks; raises `LoadError`."""
+        settings = TransformerSettings.model_validate(wanted)
+        transformer = Transformer()
+        try:
+            path = sources.resolve(settings.source or "", progress)
+            transformer.load(path, settings, self._context(progress))
+        except LoadError as error:
+            raise LoadError(f"its transformer: {error.message}") from error
+        return transformer
+
+    def _context(self, progress: Callable[[str], None]) -> LoadContext:
+        return LoadContext(
             name=self.identity.name,
             cpus=self._cpus,
             gpus=self._gpus,
@@ -202,12 +242,6 @@ class Model:
             loop=self._loop,
             aliases=lambda: self.settings.aliases,
         )
-        before, began_s = used_bytes(self._gpus), time.monotonic()
-        engine = self._engine_class()
-        engine.load(path, options, context)
-        self._footprint_bytes = max(0, used_bytes(self._gpus) - before)
-        self.times.loaded(time.monotonic() - began_s)
-        return engine
 
     def _fits_beside(self) -> bool:
         """Whether what the last version took, and some to spare, is free."""

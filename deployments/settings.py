@@ -62,6 +62,19 @@ class ModelIdentity(Frozen):
     engine: str
 
 
+class TransformerSettings(Frozen):
+    """A class of the user's around a model, as KServe's transformers are: see `deployments.engines._transformer`."""
+
+    model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
+
+    class_: str = Field(
+        "transformer:Transformer", alias="class", description="module:Name; a module in the folder or an installed one"
+    )
+    source: str | None = Field(None, description="where the module is; by default the model's own source")
+    arguments: dict[str, Any] = Field({}, description="what the class is made with")
+    threads: int = Field(4, gt=0, description="requests that methods which are no coroutines work on at once")
+
+
 class ModelSettings(Frozen):
     """Settings: what `reconfigure()` can change. A change of `source` or `options` loads a new version."""
 
@@ -71,3 +84,4 @@ class ModelSettings(Frozen):
     limits: Limits = Limits()
     note: str = ""
     version: str = "1"
+    transformer: TransformerSettings | None = None

@@ -110,6 +110,7 @@ def gateway_options(catalog: Catalog) -> dict[str, Any]:
     settings = GatewaySettings(
         models=entries,
         inline={model.name: model.settings.model_dump(mode="json") for model in catalog.models if model.inline},
+        graphs=catalog.graphs,
         max_body=int(catalog.gateway.max_body),
         max_reading=int(catalog.gateway.max_reading),
     )

@@ -25,15 +25,20 @@ from deployments import engines
 from deployments.cache import Budget
 from deployments.engines import Task
 from deployments.errors import ServeAppError
-from deployments.settings import DurationS, Frozen, Limits, ModelIdentity, ModelSettings
+from deployments.settings import DurationS, Frozen, Limits, ModelIdentity, ModelSettings, TransformerSettings
 from serve_app.complaints import complaint
+from serve_app.graphs.checks import graph_complaints
+from serve_app.graphs.spec import Graph
 
 SHIPPED = Path(__file__).parent / "catalogs"
 GATEWAY = "gateway"
 SHARED = "on-demand"
 """The deployment of all models that are loaded on demand."""
 """The entrance's deployment, beside which each model's is called by the model's name."""
-RESERVED_ROUTES = ("/v1", "/v2", "/openai", "/docs", "/openapi.json", "/static-offline-docs", "/embed", "/rerank", "/-")
+RESERVED_ROUTES = (
+    *("/v1", "/v2", "/openai", "/docs", "/openapi.json", "/static-offline-docs", "/embed", "/rerank", "/-"),
+    "/graphs",
+)
 """First path segments that the application itself answers."""
 
 TIMEOUTS_S: dict[Task, float] = {"transcribe": 4 * 3600.0}
@@ -116,6 +121,7 @@ class Model(Frozen):
     limits: Limits = Limits()
     load: Literal["always", "on-demand"] = Field("always", description="on-demand: when it is asked for; see on_demand")
     inline: bool = Field(False, description="run it inside the gateway: for small models on the CPU, saves a hop")
+    transformer: TransformerSettings | None = Field(None, description="a class of your own around it")
     version: str = Field("1", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="what V2's clients know as its version")
 
     @field_validator("engine")
@@ -173,6 +179,7 @@ class Model(Frozen):
             limits=self.limits,
             note=note,
             version=self.version,
+            transformer=self.transformer,
         )
 
 
@@ -204,6 +211,7 @@ class Catalog(Frozen):
     gpu_memory: ByteSize | None = Field(None, description="memory of one GPU, of which vram is a fraction")
     on_demand: OnDemand = OnDemand()
     models: tuple[Model, ...]
+    graphs: tuple[Graph, ...] = Field((), description="inference graphs, in KServe's keys")
 
     @field_validator("on_demand")
     @classmethod
@@ -229,6 +237,8 @@ class Catalog(Frozen):
         _refuse_shared("route", [(model.name, model.route) for model in self.models])
         for model in self.models:
             _check_route(model, self.models)
+        graphs = [(f"graph {graph.name}", graph.name) for graph in self.graphs]
+        _refuse_shared("name, alias or Host", [*names, *((one.name, one.predictor) for one in self.models), *graphs])
         return self
 
 
@@ -280,7 +290,7 @@ def parse(data: object, where: str = "the catalog") -> Catalog:
     except ValidationError as error:
         lines = [complaint(one, one["loc"], data, Catalog) for one in error.errors(include_url=False)]
     else:
-        lines = list(_option_complaints(catalog))
+        lines = [*_option_complaints(catalog), *graph_complaints(catalog.graphs, catalog.models)]
         if not lines:
             return catalog
     raise CatalogError(f"{where} is not a valid catalog:\n" + "\n".join(f"  {line}" for line in lines))

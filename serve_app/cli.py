@@ -1,7 +1,8 @@
-"""The command line: `serve-app up`, `down`, `status`, `catalog check`, `catalog schema`."""
+"""The command line: `serve-app up`, `down`, `status`, `graph`, `catalog check`, `catalog schema`."""
 
 import json
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -63,6 +64,32 @@ def status(port: Port = 8000) -> None:
         raise typer.Exit(1)
 
 
+@app.command()
+def graph(
+    catalog: Annotated[str, typer.Argument(help="A catalog's file, or the name of a shipped one.")],
+    name: Annotated[str | None, typer.Option("--graph", help="One of its graphs. Default: all.")] = None,
+    out: Annotated[Path | None, typer.Option(help="A folder for <graph>.mmd and <graph>.svg. Default: print.")] = None,
+) -> None:
+    """Draw a catalog's inference graphs: as Mermaid text, and with --out as SVG too where Graphviz is installed."""
+    from serve_app.graphs import pictures
+
+    found = {one.name: one for one in catalogs.load(catalog).graphs}
+    if name not in (None, *found):
+        raise ServeAppError(f"{catalog} has no graph {name!r}; it has: {', '.join(found) or 'none'}")
+    for one in [found[name]] if name else found.values():
+        if out is None:
+            print(pictures.mermaid(one))
+            continue
+        out.mkdir(parents=True, exist_ok=True)
+        drawn = {"mmd": pictures.mermaid(one), "svg": pictures.svg(one)}
+        for kind, text in drawn.items():
+            if text is not None:
+                (out / f"{one.name}.{kind}").write_text(text)
+                print(out / f"{one.name}.{kind}")
+    if not found:
+        print(f"{catalog} has no graphs")
+
+
 @catalog_app.command()
 def schema() -> None:
     """Print the JSON Schema of catalogs, for editors."""
@@ -74,6 +101,8 @@ def check(file: Annotated[str, typer.Argument(help="A catalog's file, or the nam
     """Say whether a catalog is valid, or everything that is wrong with it."""
     found = catalogs.load(file)
     print(f"{file}: valid; {len(found.models)} models: {', '.join(model.name for model in found.models)}")
+    if found.graphs:
+        print(f"{len(found.graphs)} graphs: {', '.join(one.name for one in found.graphs)}")
 
 
 def _console() -> Console:

@@ -39,7 +39,9 @@ def _shape_at(whole: type[BaseModel], loc: Place) -> type[BaseModel] | None:
     """The pydantic model that a place is read as."""
     shape: Any = whole
     for part in loc:
-        if isinstance(part, str):
+        if isinstance(part, str) and isinstance(shape, type) and issubclass(shape, BaseModel):
             shape = shape.model_fields[part].annotation
-            shape = next((arg for arg in get_args(shape) if isinstance(arg, type) and arg is not type(None)), shape)
+        else:  # an element of a list, or a value of a mapping
+            shape = get_args(shape)[0 if isinstance(part, int) else -1]
+        shape = next((arg for arg in get_args(shape) if type(None) in get_args(shape)), shape)
     return shape if isinstance(shape, type) and issubclass(shape, BaseModel) else None

@@ -18,7 +18,7 @@ from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.asgi import Head, receive_of, scope_of
-from deployments.errors import DeadlineExceeded, ModelNotFound
+from deployments.errors import DeadlineExceeded, MethodNotAllowed, ModelNotFound
 from deployments.model import Model, tidy_heap
 from deployments.protocols import ROUTERS, models
 from deployments.protocols.app import ModelStatus, build_app, off_loop
@@ -26,8 +26,10 @@ from deployments.settings import Frozen, ModelIdentity
 from serve_app import environment
 from serve_app.carry import GRACE_S, Carrier, pack
 from serve_app.edge import Edge, declared_bytes
+from serve_app.graphs.endpoint import Graphs
+from serve_app.graphs.spec import Graph
 from serve_app.multipart import field_of
-from serve_app.resolve import ModelEntry, Open, Own, Routes, Target
+from serve_app.resolve import Graphed, ModelEntry, Open, Own, Routes, Target
 from serve_app.rpc import OpenInferenceMethods
 from serve_app.uploads import Room, read_body
 
@@ -48,6 +50,7 @@ class GatewaySettings(Frozen):
     models: tuple[ModelEntry, ...]
     inline: dict[str, dict[str, Any]] = Field({})
     """Dumped `ModelSettings` of the models that the gateway itself hosts."""
+    graphs: tuple[Graph, ...] = ()
     max_body: int
     max_reading: int
 
@@ -65,6 +68,7 @@ class Gateway(OpenInferenceMethods):
         self._inline = {model.name: model for model in made}
         self._settings = GatewaySettings(models=(), max_body=0, max_reading=0)
         self._routes = Routes(())
+        self._graphs = Graphs(self._carry)
         self._room = Room(lambda: self._settings.max_reading)
         self._own: ASGIApp = build_app("serve_app", [])
         self._adapters: dict[str, tuple[str, ...]] = {}
@@ -79,7 +83,8 @@ class Gateway(OpenInferenceMethods):
         except ValueError:
             log.exception("these gateway settings are not valid; the old ones stay in force")
             return
-        self._routes = Routes(self._settings.models, self._adapters)
+        self._graphs.become(self._settings.graphs)
+        self._route()
         for name, settings in self._settings.inline.items():
             if name in self._inline:
                 self._inline[name].configure(settings)
@@ -89,6 +94,9 @@ class Gateway(OpenInferenceMethods):
             "serve_app", [models.server_router(self._listed, self._states, self._came_up), *documented]
         )
         tidy_heap()
+
+    def _route(self) -> None:
+        self._routes = Routes(self._settings.models, self._adapters, [graph.name for graph in self._settings.graphs])
 
     async def check_health(self) -> None:
         """Ray Serve's health check: a model here that can compute no more is loaded anew; the others go on."""
@@ -108,9 +116,14 @@ class Gateway(OpenInferenceMethods):
             own = {**scope, "path": found.root_path + found.path, "root_path": found.root_path}
             await self._own(own, receive, send)
             return
+        if isinstance(found, Graphed) and await answer_probe(found, scope, send):
+            return
         expected = declared_bytes(scope)
         with self._room.take(expected) as grow:
             body = await read_body(receive, expected, grow)
+            if isinstance(found, Graphed):
+                await self._graphs.answer(found.name, scope, bytes(body), send)
+                return
             target = await self._choose(found, scope, headers, body)
             head = _head(scope, target)
             if hosted := self._inline.get(target.model.name):
@@ -119,6 +132,15 @@ class Gateway(OpenInferenceMethods):
             parcel = await pack(body)
             del body  # a large one is in the object store now, and need not be kept besides
         await self._carriers[target.model.deployment].carry(head, parcel, send)
+
+    async def _carry(self, name: str, head: Head, body: bytes, send: Send) -> None:
+        """Have the model of that name or alias answer a request of a graph's step."""
+        model = self._routes.named(name)
+        head = head._replace(model=model.name, timeout_s=min(head.timeout_s, model.timeout_s))
+        if hosted := self._inline.get(model.name):
+            await answer_inline(hosted, head, body, send)
+        else:
+            await self._carriers[model.deployment].carry(head, await pack(body), send)
 
     async def _choose(
         self, target: Target | Open, scope: Scope, headers: Mapping[bytes, bytes], body: bytes | bytearray
@@ -151,7 +173,10 @@ class Gateway(OpenInferenceMethods):
         found = {state.name: state.adapters for several in states for state in several if state.adapters}
         if found != self._adapters:
             self._adapters = found
-            self._routes = Routes(self._settings.models, found)
+            self._route()
+
+    async def __del__(self) -> None:
+        await self._graphs.close()
 
     async def _states(self) -> list[ModelStatus]:
         """Every model's state, asked of all at once."""
@@ -169,6 +194,17 @@ class Gateway(OpenInferenceMethods):
             models.Listing(model.name, model.aliases, model.task, model.note, self._adapters.get(model.name, ()))
             for model in self._settings.models
         ]
+
+
+async def answer_probe(found: Graphed, scope: Scope, send: Send) -> bool:
+    """Answer `/readyz`, as KServe's router does. Raises `MethodNotAllowed` for what is neither that nor a request."""
+    if found.path == "/readyz":
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+        return True
+    if scope["method"] != "POST":
+        raise MethodNotAllowed(f"{scope['method']} is not allowed on the graph {found.name}; it takes POST")
+    return False
 
 
 async def answer_inline(model: Model, head: Head, body: bytes | bytearray, send: Send) -> None:

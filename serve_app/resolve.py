@@ -3,9 +3,10 @@
 First match wins (design: "How a request finds its model"):
 1. the route prefix; 2. a model named in a KServe path; 3. `model` in the body; 4. the Host alias;
 5. the only model that serves the endpoint's task. A Host alias also restricts the others.
+Before all of them: the Host that is a graph's name, whose every path is the graph's, and `/graphs/<name>`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from fastapi.routing import APIRoute
@@ -29,6 +30,7 @@ _PATTERNS = [(route.path_regex, task) for route, task in _ROUTES if route.param_
 PREFIX = "/openai"
 MOST_RESOLVED = 4096
 """So many pairs of path and host are remembered, which are far more than clients that know what they want ask for."""
+GRAPHS = "/graphs/"
 
 
 class ModelEntry(Frozen):
@@ -73,25 +75,45 @@ class Own:
     path: str
 
 
+@dataclass(frozen=True)
+class Graphed:
+    """A request to an inference graph, and its path below that."""
+
+    name: str
+    path: str
+
+
 class Routes:
     """The models of an application, looked up at a cost that does not grow with their number."""
 
-    def __init__(self, models: Sequence[ModelEntry], adapters: Mapping[str, Sequence[str]] | None = None) -> None:
-        """`adapters` are the names of each model's LoRA adapters, by the model's name."""
+    def __init__(
+        self,
+        models: Sequence[ModelEntry],
+        adapters: Mapping[str, Sequence[str]] | None = None,
+        graphs: Collection[str] = (),
+    ) -> None:
+        """`adapters` are the names of each model's LoRA adapters, by the model's name; `graphs` those of graphs."""
         self.models = models
+        self._graphs = graphs
         adapters = adapters or {}
         self._by_name = {label: model for model in models for label in adapters.get(model.name, ())}
         # After the adapters': what the catalog names is never hidden by what was loaded since.
         self._by_name |= {label: model for model in models for label in (model.name, *model.aliases)}
         self._by_host = {model.predictor: model for model in models}
         self._by_route = {model.route: model for model in models}
-        self._resolved: dict[tuple[str, str], Target | Open | Own] = {}
+        self._resolved: dict[tuple[str, str], Target | Open | Own | Graphed] = {}
         self._depth = max((model.route.count("/") for model in models), default=0)
         self._by_task: dict[Task, list[ModelEntry]] = {}
         for model in models:
             self._by_task.setdefault(model.task, []).append(model)
 
-    def resolve(self, path: str, host: str, own: frozenset[str]) -> Target | Open | Own:
+    def named(self, name: str) -> ModelEntry:
+        """The model of that name or alias. Raises `ModelNotFound`."""
+        if model := self._by_name.get(name):
+            return model
+        raise ModelNotFound.named(name, [model.name for model in self.models])
+
+    def resolve(self, path: str, host: str, own: frozenset[str]) -> Target | Open | Own | Graphed:
         """Where a request goes, by its path and its Host. `own` are the gateway's paths.
 
         Raises `ModelNotFound` for a model that is not there or not this alias's, `NotFound` for a path
@@ -104,8 +126,13 @@ class Routes:
                 self._resolved[path, host] = found
         return found
 
-    def _resolve(self, path: str, host: str, own: frozenset[str]) -> Target | Open | Own:
-        alias = self._by_host.get(host.partition(":")[0].partition(".")[0])
+    def _resolve(self, path: str, host: str, own: frozenset[str]) -> Target | Open | Own | Graphed:
+        label = host.partition(":")[0].partition(".")[0]
+        if label in self._graphs:
+            return Graphed(label, path)
+        alias = self._by_host.get(label)
+        if path.startswith(GRAPHS):
+            return self._graph(path.removeprefix(GRAPHS), alias)
         prefixed = self._by_prefix(path)
         if prefixed:
             return self._restricted(prefixed, alias, prefixed.model.name)
@@ -148,6 +175,13 @@ class Routes:
                 param="model",
             )
         return target
+
+    def _graph(self, rest: str, alias: ModelEntry | None) -> Graphed:
+        name, slash, path = rest.partition("/")
+        if name not in self._graphs or alias:
+            have = listed(sorted(self._graphs)) or "none"
+            raise NotFound(f"no graph {name!r} here; graphs: {have if not alias else 'none'}")
+        return Graphed(name, slash + path)
 
     def _by_prefix(self, path: str) -> Target | None:
         segments = path.split("/", self._depth + 1)

@@ -57,6 +57,8 @@ def show_urls(console: Console, this: Instance, catalog: Catalog, states: Sequen
         colour = COLOURS.get(state["state"], "yellow")
         table.add_row(model.name, model.task, model.engine, url + model.route, f"[{colour}]{state['state']}[/]")
     console.print(table)
+    for graph in catalog.graphs:
+        console.print(f"graph {graph.name}: {url}/graphs/{graph.name}", markup=False, highlight=False, soft_wrap=True)
     for state in states:
         if state.get("reason"):
             console.print(f"{state['name']}: {state['reason']}", style="red", markup=False, soft_wrap=True)

@@ -35,7 +35,15 @@ def test_the_tree_in_the_docstring_names_every_error() -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/v1/models/m", "/v1/models/m:predict", "/v2", "/v2/models/m/infer", "/route/v2/health/ready", "/a/b/v1/models/m"],
+    [
+        "/v1/models/m",
+        "/v1/models/m:predict",
+        "/v2",
+        "/v2/models/m/infer",
+        "/route/v2/health/ready",
+        "/a/b/v1/models/m",
+        "/graphs/g",
+    ],
 )
 def test_kserve_paths_get_kserves_errors(path: str) -> None:
     status, _, body = render(ModelNotFound.named("nope", ["m"]), path)

@@ -3,7 +3,7 @@
 import pytest
 
 from deployments.errors import BadRequest, ModelNotFound, NotFound, ServeAppError
-from serve_app.resolve import ModelEntry, Open, Own, Routes, Target
+from serve_app.resolve import Graphed, ModelEntry, Open, Own, Routes, Target
 
 EMBED = ModelEntry(name="emb", task="embed", route="/emb", predictor="emb-predictor", aliases=("BAAI/bge-m3", "x:8b"))
 OTHER = ModelEntry(name="emb2", task="embed", route="/deep/emb2", predictor="emb2-predictor")
@@ -16,6 +16,8 @@ def find(path: str, host: str = "localhost:8000", model: str | None = None, rout
     found = routes.resolve(path, host, OWN)
     if isinstance(found, Open):
         found = routes.choose(found, model)
+    if isinstance(found, Graphed):
+        return ("graph", found.name, found.path)
     if isinstance(found, Own):
         return ("own", found.root_path, found.path)
     assert isinstance(found, Target)
@@ -91,3 +93,35 @@ def test_refusals_name_what_is_valid(path: str, model: str | None, error: type[S
 def test_a_task_that_no_model_serves_is_not_found() -> None:
     with pytest.raises(NotFound, match="no model here does rerank"):
         find("/v1/rerank", routes=Routes([EMBED]))
+
+
+WITH_GRAPH = Routes([EMBED, RANK], graphs=["rag"])
+
+
+@pytest.mark.parametrize(
+    ("path", "host", "expected"),
+    [
+        ("/graphs/rag", "localhost", ("graph", "rag", "")),
+        ("/graphs/rag/readyz", "localhost", ("graph", "rag", "/readyz")),
+        ("/", "rag", ("graph", "rag", "/")),
+        ("/v1/models/emb:predict", "rag.ai-hub.svc.cluster.local:8080", ("graph", "rag", "/v1/models/emb:predict")),
+        ("/graphs/rag", "rag", ("graph", "rag", "/graphs/rag")),
+        ("/emb/v1/embeddings", "localhost", ("emb", "/emb", "/v1/embeddings")),
+    ],
+)
+def test_graphs(path: str, host: str, expected: tuple[str, ...]) -> None:
+    assert find(path, host, routes=WITH_GRAPH) == expected
+
+
+@pytest.mark.parametrize(
+    ("path", "host"), [("/graphs/nope", "localhost"), ("/graphs/", "localhost"), ("/graphs/rag", "emb-predictor")]
+)
+def test_graphs_that_are_not_there(path: str, host: str) -> None:
+    with pytest.raises(NotFound, match="graphs: rag" if host == "localhost" else "graphs: none"):
+        find(path, host, routes=WITH_GRAPH)
+
+
+def test_a_model_is_found_by_its_name_or_alias() -> None:
+    assert ROUTES.named("BAAI/bge-m3") is ROUTES.named("emb") is EMBED
+    with pytest.raises(ModelNotFound, match="emb, emb2, rank"):
+        ROUTES.named("nope")

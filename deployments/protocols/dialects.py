@@ -1,4 +1,4 @@
-"""An error as the caller's client reads it: OpenAI's envelope, or KServe's `{"error": "..."}`.
+"""An error as the caller's client reads it: OpenAI's envelope, or KServe's `{"error": "..."}`, as graphs have it too.
 
 The path that was asked decides which. Knows nothing of where errors come from.
 """
@@ -13,7 +13,7 @@ from deployments.errors import ServeAppError
 
 Headers = list[tuple[bytes, bytes]]
 
-_KSERVE = re.compile(r"(/[^/]+)*?/(v1/models(/|$)|v2(/(?!rerank$)|$))")
+_KSERVE = re.compile(r"(/[^/]+)*?/(v1/models(/|$)|graphs/|v2(/(?!rerank$)|$))")
 _TEI = re.compile(r"(/[^/]+)*?(?<!/v1)(?<!/v2)/(embed|rerank)$")
 _OPENAI_TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error", 500: "server_error"}
 

@@ -56,3 +56,31 @@ class Model:
         if scope["type"] == "http":
             await PlainTextResponse("at " + scope["path"])(scope, receive, send)
 """
+
+
+def make_flowers(folder: Path) -> None:
+    """A transformer around iris: millimetres in, names out."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "flowers.py").write_text(FLOWERS)
+
+
+FLOWERS = """
+NAMES = ["setosa", "versicolor", "virginica"]
+
+
+class Flowers:
+    def preprocess(self, payload, headers):
+        if "inputs" in payload:
+            (given,) = payload["inputs"]
+            shrunk = [one / 10 for one in given["data"]]
+            return {"inputs": [{**given, "name": "input-0", "data": shrunk}]}
+        return {"instances": [[one / 10 for one in row] for row in payload["mm"]]}
+
+    async def postprocess(self, result, headers):
+        if "outputs" in result:
+            (found,) = result["outputs"]
+            named = [NAMES[one] for one in found["data"]]
+            return {**result, "outputs": [{**found, "name": "kind", "datatype": "BYTES", "data": named}]}
+        named = [NAMES[one] for one in result["predictions"]]
+        return {"predictions": named, "garden": headers.get("x-garden")}
+"""

