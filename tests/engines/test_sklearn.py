@@ -434,7 +434,7 @@ async def test_methods_that_write_to_their_input_do_not_disturb_each_other(serve
 def test_a_model_computes_with_no_more_jobs_than_there_are_threads(serve: Callable[..., Any]) -> None:
     model = make_pipeline(PCA(2), RandomForestClassifier(3, n_jobs=-1)).fit(IRIS, SPECIES)
     with serve(model, trusted_types=("sklearn.tree._tree.Tree",), threads=2) as engine:
-        assert engine._estimator[-1].n_jobs == 2
+        assert engine._model[-1].n_jobs == 2
         assert engine.alive()
 
 
