@@ -3,6 +3,8 @@
 The rows of requests that wait are computed in one call, where the model has rows. Knows nothing of HTTP.
 """
 
+import contextlib
+import importlib
 import logging
 from pathlib import Path
 from typing import Any, ClassVar
@@ -51,7 +53,7 @@ class Engine(NetworkEngine):
     def load(self, path: Path, options: Options, context: LoadContext) -> None:
         """Load the graph, and read its signature. Raises `LoadError`."""
         context.progress("importing tensorflow")
-        self._tensorflow = library("tensorflow", "tensorflow")
+        self._tensorflow = import_tensorflow()
         folder = find_folder(path)
         context.progress(f"reading {folder}")
         self._device = self._choose_device(options, context)
@@ -109,6 +111,16 @@ class Engine(NetworkEngine):
 
     def _dtype(self, name: str) -> Any:
         return self._call.structured_input_signature[1][name].dtype
+
+
+def import_tensorflow() -> Any:
+    """TensorFlow, after triton's library where torch brings it: in the other order the second ends the process.
+
+    Both carry LLVM. Another model in this process may import triton later. Raises `LoadError`.
+    """
+    with contextlib.suppress(ImportError):
+        importlib.import_module("triton._C.libtriton")
+    return library("tensorflow", "tensorflow")
 
 
 def find_folder(path: Path) -> Path:

@@ -1,6 +1,7 @@
 """SavedModels behind the engine, against TensorFlow called directly."""
 
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from deployments.engines import PredictEngine
-from deployments.engines.tensorflow import Engine, Options
+from deployments.engines.tensorflow import Engine, Options, import_tensorflow
 from tests.engines.asking import all_at_once, counted, metadata, not_loaded, predict, refused, tensor, v1, v2
 from tests.engines.loading import loaded
 
@@ -21,8 +22,7 @@ ROWS = np.random.default_rng(3).normal(size=(1000, 4)).astype(np.float32)
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     """A SavedModel of several signatures, and what it was saved of."""
-    import tensorflow as tf
-
+    tf = import_tensorflow()
     weights = tf.constant(np.random.default_rng(4).normal(size=(4, 3)).astype(np.float32))
 
     def function(call: Any, *inputs: Any) -> Any:
@@ -122,6 +122,13 @@ async def test_bad_input_is_a_400_that_names_it(serve: Callable[..., Any]) -> No
     with serve(signature="join") as engine:
         said = await refused(engine, tensor("a", "FP32", ROWS[:1]), tensor("b", "FP32", ROWS[:1, :3]))
         assert said.startswith("the model refuses these inputs (")
+
+
+def test_triton_can_be_imported_after_it() -> None:
+    """As transformers and torch's compiler do; in the other order the process would end by a signal."""
+    pytest.importorskip("triton")
+    code = "from deployments.engines.tensorflow import import_tensorflow; import_tensorflow(); import triton.knobs"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
 @pytest.mark.parametrize("place", ["1", "model.savedmodel", "2/model.savedmodel"])

@@ -64,7 +64,7 @@ class Identity(torch.nn.Module):
 def saved(model: torch.nn.Module, file: Path) -> Path:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch says that TorchScript is old
-        torch.jit.save(torch.jit.script(model), str(file))  # type: ignore[no-untyped-call]
+        torch.jit.save(torch.jit.script(model), str(file))
     return file
 
 
