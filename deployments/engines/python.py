@@ -20,6 +20,7 @@ from deployments.engines import LoadContext, Task
 from deployments.engines._answers import read_answer
 from deployments.engines._lifespan import Lifespan
 from deployments.engines._modules import Folder
+from deployments.engines._rows import Rows, Tensors, Wanted
 from deployments.errors import BadRequest, EngineError, LoadError, QueueFull, ServeAppError
 from deployments.settings import Frozen
 from deployments.specs import Array, TensorSpec
@@ -39,6 +40,9 @@ class Options(Frozen):
     inputs: tuple[TensorSpec, ...] | None = Field(None, description="in place of what the class declares")
     outputs: tuple[TensorSpec, ...] | None = Field(None, description="in place of what the class declares")
     threads: int = Field(1, gt=0, description="requests that a predict which is no coroutine works on at once")
+    batch_rows: int = Field(
+        1, gt=0, description="rows of several requests given to predict in one call, if it judges each row by itself"
+    )
 
 
 class _Asked(NamedTuple):
@@ -74,6 +78,7 @@ class Engine:
         """Import the class, make an instance, and have it load. Raises `LoadError`."""
         self._context, self._running = context, 0
         self._batcher: Batcher[_Asked, dict[str, Array] | ServeAppError] | None = None
+        self._rows: Rows | None = None
         self._lifespan: Lifespan | None = None
         self._model: Any = None
         self._folder = Folder(path if path.is_dir() else path.parent)
@@ -82,7 +87,7 @@ class Engine:
             self.inputs = self._specs("inputs", options.inputs)
             self.outputs = self._specs("outputs", options.outputs)
             self.named = bool(self.inputs)
-            self._begin_predict(options.threads)
+            self._begin_predict(options)
             self.app: ASGIApp | None = self._begin_app()
             if not self._predict and not self.app:
                 have = ", ".join(name for name in dir(self._model) if not name.startswith("_")) or "nothing"
@@ -98,12 +103,13 @@ class Engine:
         except Exception:
             log.exception("%s cannot say whether it is alive", self._context.name)
             return False
-        return well and (self._batcher is None or self._batcher.alive())
+        return well and all(one is None or one.alive() for one in (self._batcher, self._rows))
 
     def close(self) -> None:
         """Stop the threads, end the app, close the model, and forget its modules."""
-        if self._batcher:
-            self._batcher.close()
+        for one in (self._batcher, self._rows):
+            if one:
+                one.close()
         try:
             if self._lifespan:
                 self._on_loop(self._lifespan.stop())
@@ -125,7 +131,10 @@ class Engine:
         if declared:
             _check_outputs(outputs, declared)
         asked = _Asked(dict(tensors), dict(parameters))
-        if self._batcher:
+        answer: dict[str, Array] | ServeAppError
+        if self._rows:
+            answer = await self._rows.predict(asked.tensors, ())
+        elif self._batcher:
             answer = (await self._batcher.submit([asked]))[0]
         elif self._predict:
             answer = await self._predict_on_loop(asked)
@@ -184,12 +193,17 @@ class Engine:
         except TypeError as error:
             raise LoadError(f"the class's {name} are no list: {error}") from error
 
-    def _begin_predict(self, threads: int) -> None:
+    def _begin_predict(self, options: Options) -> None:
         self._predict = getattr(self._model, "predict", None)
         if self._predict is None:
             return
         self._takes_parameters = "parameters" in inspect.signature(self._predict).parameters
-        if not inspect.iscoroutinefunction(self._predict):
+        coroutine, limit = inspect.iscoroutinefunction(self._predict), self._context.max_queue
+        if options.batch_rows > 1:
+            if coroutine or self._takes_parameters or options.threads > 1:
+                raise LoadError("options.batch_rows is for a predict in one thread, no coroutine, without parameters")
+            self._rows = Rows(self._context.name, self._predict_rows, max_rows=options.batch_rows, max_queue=limit)
+        elif not coroutine:
             self._batcher = Batcher(
                 self._context.name,
                 lambda requests: [Item(one, 1) for one in requests],
@@ -197,8 +211,8 @@ class Engine:
                 max_cost=1,
                 max_items=1,
                 max_padding=1.0,
-                max_queue=self._context.max_queue,
-                workers=threads,
+                max_queue=limit,
+                workers=options.threads,
                 label="requests",
             )
 
@@ -228,6 +242,11 @@ class Engine:
                 return [read_answer(self._call(batch[0]), self.outputs)]
         except ServeAppError as error:
             return [error]
+
+    def _predict_rows(self, tensors: Tensors, _wanted: Wanted) -> dict[str, Array]:
+        """The answer to the rows of several requests; where it fails, each is tried alone."""
+        with self._failing():
+            return read_answer(self._call(_Asked(dict(tensors), {})), self.outputs)
 
     async def _predict_on_loop(self, asked: _Asked) -> dict[str, Array]:
         if self._running and self._running >= self._context.max_queue():
