@@ -4,12 +4,9 @@ Knows nothing of HTTP, nor of what the class does.
 """
 
 import asyncio
-import difflib
 import inspect
 import logging
-import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -18,8 +15,8 @@ from pydantic import Field, ValidationError
 from deployments.batcher import Batcher, Item
 from deployments.engines import LoadContext, Task
 from deployments.engines._answers import read_answer
+from deployments.engines._classes import OwnClass
 from deployments.engines._lifespan import Lifespan
-from deployments.engines._modules import Folder
 from deployments.engines._rows import Rows, Tensors, Wanted
 from deployments.errors import BadRequest, EngineError, LoadError, QueueFull, ServeAppError
 from deployments.settings import Frozen
@@ -29,7 +26,6 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 log = logging.getLogger(__name__)
-FORM = "write it as module:Name, such as model:Model"
 
 
 class Options(Frozen):
@@ -81,9 +77,9 @@ class Engine:
         self._rows: Rows | None = None
         self._lifespan: Lifespan | None = None
         self._model: Any = None
-        self._folder = Folder(path if path.is_dir() else path.parent)
+        self._made = OwnClass(path, context)
         try:
-            self._make(path, options)
+            self._model = self._made.make(options.class_, options.arguments)
             self.inputs = self._specs("inputs", options.inputs)
             self.outputs = self._specs("outputs", options.outputs)
             self.named = bool(self.inputs)
@@ -112,13 +108,11 @@ class Engine:
                 one.close()
         try:
             if self._lifespan:
-                self._on_loop(self._lifespan.stop())
-            if hasattr(self._model, "close"):
-                self._settled(self._model.close())
+                self._made.on_loop(self._lifespan.stop())
         except Exception:
-            log.exception("%s did not close", self._context.name)
+            log.exception("the app of %s did not stop", self._context.name)
         del self._model
-        self._folder.close()
+        self._made.close()
 
     async def predict(
         self, tensors: Mapping[str, Array], outputs: Sequence[str], parameters: Mapping[str, Any]
@@ -144,41 +138,6 @@ class Engine:
             raise answer
         _check_outputs(outputs, list(answer))
         return {name: array for name, array in answer.items() if name in outputs or not outputs}
-
-    def _make(self, path: Path, options: Options) -> None:
-        self._context.progress(f"importing {options.class_}")
-        made = self._find(options.class_)
-        self._context.progress("waiting until another model's class is loaded")
-        with self._folder.plainly_named():
-            self._context.progress("loading")
-            with self._blamed(f"{options.class_} cannot be made with the arguments {options.arguments}"):
-                model = made(**options.arguments)
-            if hasattr(model, "load"):
-                with self._blamed(f"{options.class_}.load failed"):
-                    self._settled(model.load(path))
-        self._model = model
-
-    def _find(self, named: str) -> type[Any]:
-        module_name, _, name = named.partition(":")
-        if not module_name or not name:
-            raise LoadError(f"options.class: {named!r} names no class; {FORM}")
-        try:
-            module = self._folder.load(module_name)
-        except ModuleNotFoundError as error:
-            missing = self._folder.plain(error.name or "")
-            if missing and f"{module_name}.".startswith(f"{missing}."):
-                have = sorted(file.stem for file in self._folder.path.glob("*.py"))
-                nearest = _nearest(module_name, have)
-                where = f"in {self._folder.path}, nor is one installed"
-                raise LoadError(f"options.class: there is no module {module_name!r} {where}{nearest}") from error
-            raise LoadError(f"module {module_name} cannot be imported: {self._said(error)}") from error
-        except (Exception, SystemExit) as error:
-            raise LoadError(f"module {module_name} cannot be imported: {self._said(error)}") from error
-        found = getattr(module, name, None)
-        if not isinstance(found, type):
-            classes = [key for key, one in vars(module).items() if isinstance(one, type) and not key.startswith("_")]
-            raise LoadError(f"options.class: module {module_name} has no class {name!r}{_nearest(name, classes)}")
-        return found
 
     def _specs(self, name: str, instead: tuple[TensorSpec, ...] | None) -> tuple[TensorSpec, ...]:
         given = getattr(self._model, name, None) or () if instead is None else instead
@@ -219,14 +178,14 @@ class Engine:
     def _begin_app(self) -> "ASGIApp | None":
         app = getattr(self._model, "app", None)
         if inspect.ismethod(app) and not inspect.signature(app).parameters:
-            with self._blamed("its method app failed"):
+            with self._made.blamed("its method app failed"):
                 app = app()
         if app is None:
             return None
         if not callable(app):
             raise LoadError(f"its app is a {type(app).__name__}, which is no ASGI app")
         lifespan = Lifespan(app)
-        self._on_loop(lifespan.start())
+        self._made.on_loop(lifespan.start())
         self._lifespan = lifespan
         return lifespan
 
@@ -238,14 +197,14 @@ class Engine:
     def _predict_in_thread(self, batch: list[_Asked]) -> list[dict[str, Array] | ServeAppError]:
         """One request's answer; its error as a value, for the batcher would put its own words to it."""
         try:
-            with self._failing():
+            with self._made.failing():
                 return [read_answer(self._call(batch[0]), self.outputs)]
         except ServeAppError as error:
             return [error]
 
     def _predict_rows(self, tensors: Tensors, _wanted: Wanted) -> dict[str, Array]:
         """The answer to the rows of several requests; where it fails, each is tried alone."""
-        with self._failing():
+        with self._made.failing():
             return read_answer(self._call(_Asked(dict(tensors), {})), self.outputs)
 
     async def _predict_on_loop(self, asked: _Asked) -> dict[str, Array]:
@@ -253,7 +212,7 @@ class Engine:
             raise QueueFull(f"{self._running} requests are worked on already", retry_after_s=1)
         self._running += 1
         try:
-            with self._failing():
+            with self._made.failing():
                 return read_answer(await self._call(asked), self.outputs)
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
@@ -263,58 +222,7 @@ class Engine:
         finally:
             self._running -= 1
 
-    @contextmanager
-    def _failing(self) -> Iterator[None]:
-        """What the model raises within the block, as an error of ours."""
-        try:
-            yield
-        except ServeAppError:
-            raise
-        except (Exception, SystemExit) as error:
-            log.exception("%s failed", self._context.name)
-            raise EngineError(f"the model failed: {self._said(error)}") from error
-
-    @contextmanager
-    def _blamed(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except ServeAppError:
-            raise
-        except (Exception, SystemExit) as error:
-            log.debug("%s", what, exc_info=True)
-            raise LoadError(f"{what}: {self._said(error)}") from error
-
-    def _said(self, error: BaseException) -> str:
-        """An error in one line, and the last place in the folder that it came through."""
-        lines = self._folder.plain(str(error)).strip().splitlines() or [""]
-        text = f"{type(error).__name__}: {lines[0][:300]}" if lines[0] else type(error).__name__
-        frames = traceback.extract_tb(error.__traceback__)
-        mine = [frame for frame in frames if Path(frame.filename).is_relative_to(self._folder.path)]
-        return f"{text} ({Path(mine[-1].filename).name}, line {mine[-1].lineno})" if mine else text
-
-    def _settled(self, value: Any) -> None:
-        if inspect.isawaitable(value):
-            self._on_loop(value)
-
-    def _on_loop(self, awaitable: Any) -> None:
-        """Wait, in another thread, for something that runs on the loop where requests come."""
-        assert self._context.loop is not None, (
-            "this model has asyncio parts: LoadContext.loop must be where requests come"
-        )
-
-        async def run() -> None:
-            await awaitable
-
-        asyncio.run_coroutine_threadsafe(run(), self._context.loop).result()
-
 
 def _check_outputs(wanted: Sequence[str], have: Sequence[str]) -> None:
     if unknown := [name for name in wanted if name not in have]:
         raise BadRequest(f"unknown output {unknown[0]!r}; have: {', '.join(have)}", param="outputs")
-
-
-def _nearest(name: str, have: Sequence[str]) -> str:
-    """The end of a sentence that says which there are, and which was perhaps meant."""
-    near = difflib.get_close_matches(name, have, n=1)
-    meant = f"; did you mean {near[0]!r}?" if near else ""
-    return f"{meant} Have: {', '.join(have)}" if meant else f"; have: {', '.join(have) or 'none'}"
