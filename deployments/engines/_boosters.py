@@ -12,8 +12,8 @@ from pydantic import Field
 from deployments.engines import LoadContext
 from deployments.engines._answers import datatype_of
 from deployments.engines._loading import PICKLES, find_file, said
-from deployments.engines._rows import BATCH_ROWS, Rows, RowsEngine, Tensors, Wanted
-from deployments.errors import BadRequest, LoadError
+from deployments.engines._rows import BATCH_ROWS, Rows, RowsEngine, Tensors, Wanted, column_of
+from deployments.errors import LoadError
 from deployments.settings import Frozen
 from deployments.specs import INPUT, OUTPUT, Array, Datatype, TensorSpec, object_array
 
@@ -149,17 +149,6 @@ def softmax(scores: Array) -> Array:
     grown = np.exp(scores - scores.max(axis=1, keepdims=True))
     proba: Array = grown / grown.sum(axis=1, keepdims=True)
     return proba
-
-
-def column_of(name: str, array: Array, dtype: Any) -> Array:
-    """A column `[n]` or `[n, 1]` of numbers as `[n]` of that dtype. Raises `BadRequest` naming it."""
-    if array.dtype.kind == "O":
-        raise BadRequest(f"column {name!r} is BYTES; the model takes numbers", param=name)
-    with np.errstate(over="ignore"):
-        column: Array = array.reshape(-1).astype(dtype)
-    if (np.isinf(column) & np.isfinite(array.reshape(-1).astype(np.float64))).any():
-        raise BadRequest(f"column {name!r} has a number that the model cannot hold", param=name)
-    return column
 
 
 def plain(error: BaseException) -> str:

@@ -92,15 +92,15 @@ class OwnClass:
             raise LoadError(f"{what}: {self.said(error)}") from error
 
     @contextmanager
-    def failing(self) -> Iterator[None]:
-        """What the model raises within the block, as an error of ours."""
+    def failing(self, what: str = "the model") -> Iterator[None]:
+        """What the class raises within the block, as an error of ours."""
         try:
             yield
         except ServeAppError:
             raise
         except (Exception, SystemExit) as error:
             log.exception("%s failed", self._context.name)
-            raise EngineError(f"the model failed: {self.said(error)}") from error
+            raise EngineError(f"{what} failed: {self.said(error)}") from error
 
     def said(self, error: BaseException) -> str:
         """An error in one line, and the last place in the folder that it came through."""

@@ -139,6 +139,10 @@ class RowsEngine:
         """Whether the compute thread runs."""
         return self._rows.alive()
 
+    def explained(self) -> Any | None:
+        """See `deployments.engines.PredictEngine.explained`."""
+        return None
+
     async def predict(
         self,
         tensors: Mapping[str, Array],
@@ -168,3 +172,14 @@ def check_columns(tensors: Tensors, needed: Sequence[str], columns: Sequence[str
         if (shape := tensors[name].shape) and (len(shape) == 1 or shape[1:] == (1,)):
             continue
         raise BadRequest(f"column {name!r} has shape {list(shape)}; a column is [-1] or [-1, 1]", param=name)
+
+
+def column_of(name: str, array: Array, dtype: Any) -> Array:
+    """A column `[n]` or `[n, 1]` of numbers as `[n]` of that dtype. Raises `BadRequest` naming it."""
+    if array.dtype.kind == "O":
+        raise BadRequest(f"column {name!r} is BYTES; the model takes numbers", param=name)
+    with np.errstate(over="ignore"):
+        column: Array = array.reshape(-1).astype(dtype)
+    if (np.isinf(column) & np.isfinite(array.reshape(-1).astype(np.float64))).any():
+        raise BadRequest(f"column {name!r} has a number that the model cannot hold", param=name)
+    return column

@@ -114,6 +114,9 @@ class Engine:
         del self._model
         self._made.close()
 
+    def explained(self) -> None:
+        """See `deployments.engines.PredictEngine.explained`."""
+
     async def predict(
         self, tensors: Mapping[str, Array], outputs: Sequence[str], parameters: Mapping[str, Any]
     ) -> dict[str, Array]:

@@ -68,6 +68,10 @@ class Engine(RowsEngine):
         self._default = (OUTPUT,)
         self._rows = Rows(context.name, self._compute, max_rows=most, max_queue=context.max_queue)
 
+    def explained(self) -> Any:
+        """The estimator."""
+        return self._model
+
     def _declare_outputs(self, sample: Tensors) -> tuple[TensorSpec, ...]:
         """The outputs as one row shows them; where the estimator refuses that row, by what it says of itself."""
         found: dict[str, TensorSpec] = {}

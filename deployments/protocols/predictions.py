@@ -119,6 +119,10 @@ class Prediction(ABC, Generic[Item, Result]):
     def of_tensors(self, asked: Asked, tensors: Mapping[str, Array]) -> list[Item]:
         """V2's tensors, in the names and datatypes of `specs`. Raises `BadRequest`."""
 
+    def named_tensors(self, items: Sequence[Item]) -> Mapping[str, Array]:  # noqa: ARG002
+        """The items as the engine's own tensors; none for a task whose engines know no tensors."""
+        return {}
+
     @abstractmethod
     async def work(self, asked: Asked, engine: Any, items: Sequence[Item]) -> Sequence[Result]:
         """One result for each item, in order."""
