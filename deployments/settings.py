@@ -87,7 +87,7 @@ class ExplainerSettings(Frozen):
     def _one_way(self) -> Self:
         shap = {"kind", "background", "background_rows", "output"}
         own = {"source", "arguments"}
-        given = {name for name in self.model_fields_set if getattr(self, name) not in (None, {})}
+        given = {name for name, field in type(self).model_fields.items() if getattr(self, name) != field.default}
         if self.class_ is not None and (both := sorted(given & shap)):
             raise ValueError(f"class and {both[0]} exclude each other: {', '.join(sorted(shap))} are for SHAP")
         if self.class_ is None and (both := sorted(given & own)):

@@ -22,7 +22,7 @@ class Question:
     """As `PredictEngine.predict` takes them; none for a model of another task."""
     instances: Callable[[], Sequence[Any]]
     """As V1 has them. Raises `BadRequest` for tensors of V2 that are no instances."""
-    predictions: Sequence[Any]
+    predictions: Sequence[Any] | Array
     """The model's answer to the instances."""
     predict: Callable[[Sequence[Any]], Awaitable[Sequence[Any]]]
     """Asks the model for V1's predictions for V1's instances."""

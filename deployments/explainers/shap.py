@@ -22,8 +22,8 @@ from deployments.specs import Array
 VALUES, BASE = "values", "base_values"
 RTOL, ATOL = 1e-3, 1e-4
 """How near sums of float32 are to the float32 output that they stand for."""
-PERMUTATION_CALLS = 500
-"""Of the model for each row, each with the whole background: the library's own default."""
+PERMUTATIONS = 10
+"""Orders in which a row's features are mixed into the whole background, there and back: the library's `auto`."""
 _drawing = threading.Lock()
 """Held while the library draws from numpy's random numbers, which are the whole process's."""
 
@@ -114,12 +114,17 @@ class ShapExplainer:
         if self.kind == "tree":
             made = explainers.TreeExplainer(model, self._background)
             if output == "predict_proba" and made.model.tree_output != "probability":
+                if self._background is None:
+                    raise LoadError("explainer: output predict_proba of these trees needs background")
                 made = explainers.TreeExplainer(model, self._background, model_output="probability")
             return made
         if self.kind == "linear":
             return explainers.LinearExplainer(model, self._masker())
-        self.output = output or self._candidates()[0]
-        calls = max(PERMUTATION_CALLS, 2 * self._features.width + 1)
+        have = self._candidates()
+        if output and output not in have:
+            raise LoadError(f"explainer.output: there is no {output!r}; outputs of numbers are {', '.join(have)}")
+        self.output = output or have[0]
+        calls = PERMUTATIONS * (2 * self._features.width + 1)
         return explainers.PermutationExplainer(self._ask, self._masker(), max_evals=calls, silent=True)
 
     def _candidates(self) -> list[str]:
@@ -140,8 +145,7 @@ class ShapExplainer:
         if not found:
             raise LoadError(f"explainer: what kind {self.kind} says adds up to no output; use kind permutation")
         if wanted and wanted not in found:
-            hint = "; predict_proba of trees needs background" if wanted == "predict_proba" else ""
-            raise LoadError(f"explainer: kind {self.kind} explains {', '.join(found)}, not output {wanted!r}{hint}")
+            raise LoadError(f"explainer: kind {self.kind} explains {', '.join(found)}, not output {wanted!r}")
         return wanted or found[0]
 
     def _ask(self, matrix: Array, output: str | None = None) -> Array:

@@ -1,6 +1,6 @@
 """Explanations in KServe's V1 (`:explain`) and, as MLServer's explainers answer them, in V2 (`/explain`).
 
-Contract: KServe V1 (`POST /v1/models/{model}:explain`, `{"predictions": [...], "explanations": [...]}`). V2's request is
+Contract: KServe V1 (`POST /v1/models/{model}:explain`: `{"predictions": [...], "explanations": [...]}`). V2's body is
 infer's, and its answer has the BYTES output `explanation`, a JSON document, as MLServer's Alibi-Explain runtime has it.
 """
 
@@ -83,7 +83,7 @@ async def answer(
         found = prediction.of_instances(asked, list(more))
         return as_list(prediction.predictions(await prediction.work(asked, engine, found)))
 
-    predicted = as_list(prediction.predictions(await prediction.work(asked, engine, items)))
+    predicted = prediction.predictions(await prediction.work(asked, engine, items))
     tensors = prediction.named_tensors(items)
     began_s = time.monotonic()
     made = await explainer.explain(Question(tensors, instances, predicted, predict, asked.parameters))
