@@ -157,7 +157,7 @@ class RowsEngine:
         if unknown := [name for name in outputs if name not in have]:
             raise BadRequest(f"unknown output {unknown[0]!r}; have: {', '.join(have)}", param="outputs")
         declared = [one.name for one in self.inputs]
-        if tensors.keys() != set(declared):
+        if tensors.keys() != set(declared) or list(self.columns) == declared:
             check_columns(tensors, self.columns or declared, self.columns)
         return await self._rows.predict(tensors, tuple(outputs) or self._default)
 

@@ -146,7 +146,7 @@ class ShapExplainer:
             raise LoadError(f"explainer: what kind {self.kind} says adds up to no output; use kind permutation")
         if wanted and wanted not in found:
             raise LoadError(f"explainer: kind {self.kind} explains {', '.join(found)}, not output {wanted!r}")
-        return wanted or found[0]
+        return wanted or ("predict" if "predict" in found else found[0])
 
     def _ask(self, matrix: Array, output: str | None = None) -> Array:
         """The engine's output for rows of features. Blocks, in another thread than the loop's."""

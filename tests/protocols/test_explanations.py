@@ -118,7 +118,7 @@ def permutation(model: Any, background: Any) -> Any:
 CASES: list[tuple[str, Callable[[], Any], dict[str, Any], Callable[..., Any], str]] = [
     ("xgboost", trees, {}, tree, "decision_function"),
     ("xgboost", lambda: trees(target=SPECIES > 0), {"background": True}, tree, "decision_function"),
-    ("xgboost", lambda: trees(xgboost.XGBRegressor), {"kind": "tree"}, tree, "decision_function"),
+    ("xgboost", lambda: trees(xgboost.XGBRegressor), {"kind": "tree"}, tree, "predict"),
     (
         "xgboost",
         lambda: trees(target=SPECIES > 0),
