@@ -78,6 +78,12 @@ class Engine(NetworkEngine):
         self.outputs = options.outputs or self._try_outputs()
         self._begin(options, context, self._compute)
 
+    def close(self) -> None:
+        """Stop the thread, and give the memory back, that of a GPU to where others see it."""
+        super().close()
+        if self._device.type == "cuda":
+            self._torch.cuda.empty_cache()
+
     def _check_inputs(self, file: str) -> None:
         """Raise `LoadError` unless there is one for each argument, of a datatype that torch has."""
         takes = [one for one in self._model.forward.schema.arguments if one.name != "self"]

@@ -4,15 +4,18 @@ Knows nothing of HTTP.
 """
 
 import asyncio
+import contextlib
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from deployments import sources
+from deployments.batcher import Batcher, Item
 from deployments.engines import LoadContext, PredictEngine
 from deployments.engines._loading import library, said
-from deployments.engines._rows import BATCH_ROWS, Rows, Tensors, Wanted
+from deployments.engines._rows import BATCH_ROWS
 from deployments.errors import LoadError, ServeAppError
 from deployments.explainers import Explanation, Question
 from deployments.explainers.features import Features
@@ -55,13 +58,21 @@ class ShapExplainer:
             why = f"{said(error)}; have: tree, linear, permutation"
             raise LoadError(f"explainer: kind {self.kind} does not explain this model: {why}") from error
         most = 1 if self.kind == "permutation" else BATCH_ROWS
-        self._rows = Rows(f"{context.name}-explainer", self._compute, max_rows=most, max_queue=context.max_queue)
+        self._batcher: Batcher[Array, tuple[Array, Array]] = Batcher(
+            f"{context.name}-explainer",
+            lambda rows: [Item(row, 1) for row in rows],
+            lambda rows: list(zip(*self._compute(np.stack(rows)), strict=True)),
+            max_cost=most,
+            max_items=most,
+            max_padding=1.0,
+            max_queue=context.max_queue,
+            label="row",
+        )
 
     async def explain(self, question: Question) -> Explanation:
         """See `deployments.explainers.Explainer.explain`. `values` is `[n, features]`, or `[n, features, outputs]`."""
         matrix = self._features.matrix(question.tensors)
-        made = await self._rows.predict({VALUES: matrix}, (VALUES, BASE))
-        values, base = made[VALUES], made[BASE]
+        values, base = (np.stack(part) for part in zip(*await self._batcher.submit(list(matrix)), strict=True))
         names = list(self._features.names)
         rows = [{BASE: one_base, VALUES: one} for one_base, one in zip(base, values, strict=True)]
         v1 = {"predictions": question.predictions, "explanations": rows, "feature_names": names, "output": self.output}
@@ -79,11 +90,11 @@ class ShapExplainer:
 
     def alive(self) -> bool:
         """Whether the thread runs."""
-        return self._rows.alive()
+        return self._batcher.alive()
 
     def close(self) -> None:
         """Stop the thread and drop the explainer."""
-        self._rows.close()
+        self._batcher.close()
         del self._explainer, self._engine
 
     def _read_background(self, settings: ExplainerSettings) -> Array | None:
@@ -139,8 +150,8 @@ class ShapExplainer:
         """The output that values add up to, found by trying it. Raises `LoadError` where it is not the wanted one."""
         drawn = np.random.default_rng(0).normal(size=(2, self._features.width))
         rows = drawn if self._background is None else self._background[:2]
-        made = self._compute({VALUES: rows}, ())
-        sums = made[BASE] + made[VALUES].sum(axis=1)
+        values, base = self._compute(rows)
+        sums = base + values.sum(axis=1)
         found = [name for name in self._candidates() if _alike(sums, self._ask(rows, name))]
         if not found:
             raise LoadError(f"explainer: what kind {self.kind} says adds up to no output; use kind permutation")
@@ -156,21 +167,23 @@ class ShapExplainer:
         answer = asyncio.run_coroutine_threadsafe(_awaited(asked), self._context.loop).result()
         return answer[name].astype(np.float64)
 
-    def _compute(self, tensors: Tensors, _wanted: Wanted) -> dict[str, Array]:
-        rows = tensors[VALUES]
-        if self.kind == "permutation":
-            with _drawing:
-                state = np.random.get_state()
-                np.random.seed(0)
-                try:
-                    made = self._explainer(rows)
-                finally:
-                    np.random.set_state(state)
-        else:
+    def _compute(self, rows: Array) -> tuple[Array, Array]:
+        """Values `[n, features]` or `[n, features, outputs]` of rows `[n, features]`, and the base values of each."""
+        with self._drawn() if self.kind == "permutation" else contextlib.nullcontext():
             made = self._explainer(rows)
         values = np.asarray(made.values, np.float64)
-        base = np.broadcast_to(np.asarray(made.base_values, np.float64), (len(rows), *values.shape[2:]))
-        return {VALUES: values, BASE: base.copy()}
+        return values, np.broadcast_to(np.asarray(made.base_values, np.float64), (len(rows), *values.shape[2:]))
+
+    @contextlib.contextmanager
+    def _drawn(self) -> Iterator[None]:
+        """Have the library draw the same random numbers in each such block."""
+        with _drawing:
+            state = np.random.get_state()
+            np.random.seed(0)
+            try:
+                yield
+            finally:
+                np.random.set_state(state)
 
 
 async def _awaited(asked: Any) -> dict[str, Array]:

@@ -27,6 +27,7 @@ from deployments import engines, explainers
 from deployments.asgi import Head, run_unary
 from deployments.engines import LoadContext
 from deployments.errors import LoadError
+from deployments.explainers import Question
 from deployments.model import Model
 from deployments.settings import ExplainerSettings, ModelIdentity
 from serve_app import catalog as catalogs
@@ -107,12 +108,14 @@ def linear(model: Any, background: Any) -> Any:
 
 
 def permutation(model: Any, background: Any) -> Any:
-    """Of the probabilities in float32, as ONNX Runtime has them, or in float64."""
-    np.random.seed(0)
-    masker = shap.maskers.Independent(background)
-    made = shap.PermutationExplainer(model.predict_proba, masker, max_evals=90)
-    np.random.seed(0)
-    return made(ROWS, silent=True)
+    """Each row by itself, from the same random numbers."""
+    made = shap.PermutationExplainer(model.predict_proba, shap.maskers.Independent(background), max_evals=90)
+    found = []
+    for row in ROWS:
+        np.random.seed(0)
+        found.append(made(row[None], silent=True))
+    values, base = (np.concatenate([getattr(one, name) for one in found]) for name in ("values", "base_values"))
+    return shap.Explanation(values, base)
 
 
 CASES: list[tuple[str, Callable[[], Any], dict[str, Any], Callable[..., Any], str]] = [
@@ -244,20 +247,51 @@ async def test_concurrent_requests_are_explained_together(tmp_path: Path) -> Non
     async with serving("xgboost", tmp_path, {}) as served:
         explainer: Any = served.explainer
         calls: list[int] = []
-        compute = explainer._rows._compute
+        compute = explainer._batcher._compute
 
-        def counting(tensors: Any, wanted: Any) -> Any:
+        def counting(rows: Any) -> Any:
             calls.append(threading.get_ident())
-            return compute(tensors, wanted)
+            return compute(rows)
 
-        explainer._rows._compute = counting
-        settled = {"x": IRIS[:40].astype(np.float32)}
-        found = await asyncio.gather(
-            *(explainer._rows.predict({"values": settled["x"][at : at + 1]}, ("values",)) for at in range(40))
-        )
-        np.testing.assert_allclose(np.concatenate([one["values"] for one in found]), expected, rtol=1e-5)
+        explainer._batcher._compute = counting
+        found = await asyncio.gather(*(explainer.explain(question(row)) for row in IRIS[:40]))
+        np.testing.assert_allclose([one.tensors["values"][0] for one in found], expected, rtol=1e-5)
         assert len(calls) < 10
         assert threading.get_ident() not in calls
+
+
+async def test_rows_of_a_request_that_was_cancelled_are_not_explained(tmp_path: Path) -> None:
+    options = save("sklearn", LogisticRegression(max_iter=500).fit(IRIS, SPECIES), tmp_path)
+    np.save(tmp_path / "b.npy", BACKGROUND)
+    settings = {"kind": "permutation", "background": f"file://{tmp_path}/b.npy"}
+    async with serving("sklearn", tmp_path, settings, **options) as served:
+        explainer: Any = served.explainer
+        compute, begun, go_on = explainer._batcher._compute, threading.Event(), threading.Event()
+        calls: list[int] = []
+
+        def waiting(rows: Any) -> Any:
+            calls.append(len(rows))
+            begun.set()
+            assert go_on.wait(10)
+            return compute(rows)
+
+        explainer._batcher._compute = waiting
+        task = asyncio.create_task(explainer.explain(question(*IRIS[:9])))
+        await asyncio.to_thread(begun.wait, 10)
+        task.cancel()
+        await asyncio.wait([task])
+        go_on.set()
+        assert (await explainer.explain(question(IRIS[0]))).tensors["values"].shape == (1, 4, 3)
+        assert calls == [1, 1]
+
+
+def question(*rows: Any) -> Question:
+    """Of a model with a matrix; nothing is said of predictions, which SHAP only repeats."""
+
+    async def predict(_instances: Any) -> Any:
+        raise AssertionError("SHAP asks the engine")
+
+    return Question({"input-0": np.stack(rows)}, list, [], predict)
 
 
 async def test_no_explainer_is_a_501_that_says_how_to_declare_one() -> None:
@@ -372,6 +406,20 @@ async def test_a_class_of_ones_own_explains_a_model_of_any_task(tmp_path: Path) 
             answer = await ask(served, EXPLAIN, json={"instances": [instance]})
             assert answer.status_code == status, answer.text
             assert says in answer.json()["error"]
+
+
+async def test_an_event_is_answered_with_one(tmp_path: Path) -> None:
+    event = {
+        "ce-specversion": "1.0",
+        "ce-id": "7",
+        "ce-type": "t",
+        "ce-source": "s",
+        "content-type": "application/json",
+    }
+    async with own(Embed(), "embed", tmp_path) as served:
+        answer = await ask(served, EXPLAIN, json={"instances": ["ab"]}, headers=event)
+        assert (answer.status_code, answer.headers["ce-type"]) == (200, "io.kserve.inference.response")
+        assert answer.json()["asked"] == ["ab"]
 
 
 async def test_tensors_without_common_rows_are_for_v1(tmp_path: Path) -> None:
