@@ -93,6 +93,7 @@ class PredictTimes:
 
         self._read = histogram("request_preprocess_seconds", "Reading a V1 or V2 request")
         self._predict = histogram("request_predict_seconds", "The model's answer to a V1 or V2 request")
+        self._explain = histogram("request_explain_seconds", "The explanation of a V1 or V2 request")
         self._write = histogram("request_postprocess_seconds", "Writing the answer to a V1 or V2 request")
         self._whole = histogram("kserve_inference_duration_seconds", "A V1 or V2 request, in the model's replica")
         self._load = histogram("kserve_model_load_duration_seconds", "Loading the model")
@@ -126,6 +127,10 @@ class PredictTimes:
             self._predict.observe(marks.writing_s - marks.predicting_s)
             self._write.observe(marks.end_s - marks.writing_s)
             self._whole.observe(marks.end_s - marks.began_s)
+
+    def explained(self, took_s: float) -> None:
+        """A request was explained."""
+        self._explain.observe(took_s)
 
     def loaded(self, took_s: float) -> None:
         """The model was loaded."""

@@ -10,22 +10,25 @@ import logging
 import os
 import time
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from fastapi import Request
 from pydantic import ValidationError
 from starlette.types import ASGIApp
 
-from deployments import engines, sources
+from deployments import engines, explainers, sources
 from deployments.cache import ModelCache
 from deployments.engines import Engine, LoadContext
 from deployments.engines._transformer import Transformer
 from deployments.errors import BadRequest, LoadError, ModelFailed, ModelUnavailable
+from deployments.explainers import Explainer
 from deployments.gpu import free_bytes, used_bytes
 from deployments.life import Life
 from deployments.metrics import PredictTimes, TokenTimes
 from deployments.protocols import KSERVE, OWN, PREDICTIONS, models
 from deployments.protocols.app import ModelStatus, build_app
+from deployments.protocols.explanations import no_explainer
 from deployments.protocols.remembering import Remembering
 from deployments.protocols.transformed import Transformed
 from deployments.settings import ModelIdentity, ModelSettings, TransformerSettings
@@ -34,6 +37,23 @@ log = logging.getLogger(__name__)
 SPARE_BYTES = 512 << 20
 LOADING_PATIENCE_S = 600.0
 """How long a request waits for a model that is loading, however long its answer may take then."""
+
+
+class Version(NamedTuple):
+    """What is loaded: an engine, and what explains its answers, if anything does."""
+
+    engine: Engine
+    explainer: Explainer | None = None
+
+    def alive(self) -> bool:
+        """Whether both can still compute."""
+        return self.engine.alive() and (self.explainer is None or self.explainer.alive())
+
+    def close(self) -> None:
+        """Stop computing, and give the memory back."""
+        if self.explainer:
+            self.explainer.close()
+        self.engine.close()
 
 
 class Model:
@@ -55,7 +75,7 @@ class Model:
         self._cpus, self._gpus = cpus, gpus
         self._footprint_bytes = 0
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._life: Life[Engine] = Life(
+        self._life: Life[Version] = Life(
             identity.name, self._load, self._fits_beside, tidy_heap if cache is None else lambda: None
         )
         self._around: Life[Transformer] = Life(identity.name, self._load_transformer, lambda: True)
@@ -81,7 +101,9 @@ class Model:
         except ValidationError:
             self._wanted = user_config  # which will fail to load, with the reason, and leave what answers
         else:
+            explainer = self.settings.explainer
             self._wanted = {"source": self.settings.source, "options": self.settings.options}
+            self._wanted |= {"explainer": explainer.model_dump()} if explainer else {}
             if around := self.settings.transformer:
                 wanted = around.model_copy(update={"source": around.source or self.settings.source})
                 self._around.want(wanted.model_dump(mode="json"))
@@ -140,16 +162,31 @@ class Model:
     @contextlib.asynccontextmanager
     async def engine(self, request: Request) -> AsyncIterator[Any]:
         """The loaded engine, held for one request."""
+        async with self._version(request) as version:
+            yield version.engine
+
+    @contextlib.asynccontextmanager
+    async def explained(self, request: Request) -> AsyncIterator[tuple[Any, Explainer]]:
+        """The loaded engine and its explainer, held for one request. Raises `NotImplementedHere` where it has none."""
+        if self.settings.explainer is None:
+            raise no_explainer(self.name)
+        async with self._version(request) as version:
+            if version.explainer is None:  # an older version answers
+                raise no_explainer(self.name)
+            yield version.engine, version.explainer
+
+    @contextlib.asynccontextmanager
+    async def _version(self, request: Request) -> AsyncIterator[Version]:
         give_up_s = time.monotonic() + min(request.scope["serve_app.timeout_s"], LOADING_PATIENCE_S)
         async with self._cache.hold(self, give_up_s - time.monotonic()) if self._cache else contextlib.nullcontext():
             try:
-                version = await self._life.ready(give_up_s - time.monotonic())
+                ready = await self._life.ready(give_up_s - time.monotonic())
             except ModelFailed as error:
                 self._why_not = error
                 raise
             self._why_not = None
-            with version as engine:
-                yield engine
+            with ready as version:
+                yield version
 
     @contextlib.asynccontextmanager
     async def transformer(self, request: Request) -> AsyncIterator[Transformer | None]:
@@ -190,11 +227,12 @@ class Model:
 
     def loaded(self) -> Engine | None:
         """The engine, if one answers now."""
-        return self._life.loaded()
+        version = self._life.loaded()
+        return version.engine if version else None
 
     def adapters(self) -> tuple[str, ...]:
         """Names of the LoRA adapters that the engine has, if it has such."""
-        return tuple(getattr(self._life.loaded(), "adapters", tuple)())
+        return tuple(getattr(self.loaded(), "adapters", tuple)())
 
     async def _listed(self) -> list[models.Listing]:
         task, note = self._engine_class.task, self.settings.note
@@ -203,8 +241,8 @@ class Model:
     async def _states(self) -> list[ModelStatus]:
         return [self.status()]
 
-    def _load(self, wanted: dict[str, Any], progress: Callable[[str], None]) -> Engine:
-        """Fetch the files and load an engine on them. Blocks; raises what `Life` turns into the reason."""
+    def _load(self, wanted: dict[str, Any], progress: Callable[[str], None]) -> Version:
+        """Fetch the files, and load an engine and its explainer on them. Blocks; what it raises is the reason."""
         try:
             settings = ModelSettings.model_validate(wanted)
             options = self._engine_class.options_type.model_validate(settings.options)
@@ -217,9 +255,19 @@ class Model:
         before, began_s = used_bytes(self._gpus), time.monotonic()
         engine = self._engine_class()
         engine.load(path, options, context)
+        version = Version(engine, self._explainer(settings, engine, path, context))
         self._footprint_bytes = max(0, used_bytes(self._gpus) - before)
         self.times.loaded(time.monotonic() - began_s)
-        return engine
+        return version
+
+    def _explainer(self, settings: ModelSettings, engine: Engine, path: Path, context: LoadContext) -> Explainer | None:
+        if settings.explainer is None:
+            return None
+        try:
+            return explainers.load(settings.explainer, engine, path, context)
+        except BaseException:
+            engine.close()
+            raise
 
     def _load_transformer(self, wanted: dict[str, Any], progress: Callable[[str], None]) -> Transformer:
         """Fetch the class's files and make an instance. Blocks; raises `LoadError`."""

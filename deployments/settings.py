@@ -6,9 +6,18 @@ The settings are exactly what travels in Ray Serve's `user_config`, so that chan
 
 import re
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, PlainSerializer, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    WithJsonSchema,
+    model_validator,
+)
 
 _DURATION = re.compile(r"(?:(?P<h>\d+(?:\.\d+)?)h)?(?:(?P<m>\d+(?:\.\d+)?)m)?(?:(?P<s>\d+(?:\.\d+)?)s)?")
 
@@ -55,6 +64,37 @@ class Limits(Frozen):
     max_characters: int = Field(4096, gt=0, description="characters of a text to be spoken")
 
 
+class ExplainerSettings(Frozen):
+    """What answers `:explain`: SHAP, for models of numbers, or a class of the user's, for any model."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_by_name=True, validate_by_alias=True)
+
+    kind: Literal["tree", "linear", "permutation"] | None = Field(
+        None, description="SHAP's explainer; by default tree or linear where the model is such, else permutation"
+    )
+    background: str | None = Field(
+        None,
+        description="source of an npy or csv file: rows that the model is compared with; linear and permutation "
+        "need them",
+    )
+    background_rows: int = Field(100, gt=0, description="rows of the background that are used, drawn evenly")
+    output: str | None = Field(None, description="the output that is explained; by default what suits the kind")
+    class_: str | None = Field(None, alias="class", description="module:Name of a class of your own, instead of SHAP")
+    source: str | None = Field(None, description="the folder of the class; by default the model's")
+    arguments: dict[str, Any] = Field({}, description="what the class is made with")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        shap = {"kind", "background", "background_rows", "output"}
+        own = {"source", "arguments"}
+        given = {name for name, field in type(self).model_fields.items() if getattr(self, name) != field.default}
+        if self.class_ is not None and (both := sorted(given & shap)):
+            raise ValueError(f"class and {both[0]} exclude each other: {', '.join(sorted(shap))} are for SHAP")
+        if self.class_ is None and (both := sorted(given & own)):
+            raise ValueError(f"{both[0]} is for a class of your own; name it as class: module:Name")
+        return self
+
+
 class ModelIdentity(Frozen):
     """Structure: what cannot change without a new replica."""
 
@@ -76,10 +116,11 @@ class TransformerSettings(Frozen):
 
 
 class ModelSettings(Frozen):
-    """Settings: what `reconfigure()` can change. A change of `source` or `options` loads a new version."""
+    """Settings: what `reconfigure()` can change. A change of `source`, `options` or `explainer` loads a new version."""
 
     source: str
     options: dict[str, Any] = {}
+    explainer: ExplainerSettings | None = None
     aliases: tuple[str, ...] = ()
     limits: Limits = Limits()
     note: str = ""

@@ -25,7 +25,15 @@ from deployments import engines
 from deployments.cache import Budget
 from deployments.engines import Task
 from deployments.errors import ServeAppError
-from deployments.settings import DurationS, Frozen, Limits, ModelIdentity, ModelSettings, TransformerSettings
+from deployments.settings import (
+    DurationS,
+    ExplainerSettings,
+    Frozen,
+    Limits,
+    ModelIdentity,
+    ModelSettings,
+    TransformerSettings,
+)
 from serve_app.complaints import complaint
 from serve_app.graphs.checks import graph_complaints
 from serve_app.graphs.spec import Graph
@@ -110,6 +118,7 @@ class Model(Frozen):
     route: Route = Field("", validate_default=False, description="path prefix; by default /<name>")
     predictor: Name = Field("", validate_default=False, description="Host alias; by default <name>-predictor")
     options: dict[str, Any] = Field({}, description="the engine's options")
+    explainer: ExplainerSettings | None = Field(None, description="what answers :explain: SHAP, or a class of your own")
     note: str = Field("", description="what people should know of it, shown in /v1/models; by default the engine's")
     resources: Resources = Resources()
     scaling: Scaling = Scaling()
@@ -148,6 +157,15 @@ class Model(Frozen):
                 raise ValueError(f"{key} is its host's here; set it under {host}")
         return self
 
+    @model_validator(mode="after")
+    def _explainable(self) -> "Model":
+        if self.explainer and self.explainer.class_ is None and self.task != "predict":
+            raise ValueError(
+                f"explainer: SHAP explains models of tables, and engine {self.engine} does {self.task}; give a class "
+                "of your own, as in explainer: {class: module:Name}"
+            )
+        return self
+
     @property
     def deployment(self) -> str:
         """The Ray Serve deployment that hosts it."""
@@ -175,6 +193,7 @@ class Model(Frozen):
         return ModelSettings(
             source=self.source,
             options=self.options,
+            explainer=self.explainer,
             aliases=self.aliases,
             limits=self.limits,
             note=note,

@@ -29,6 +29,11 @@ HEAVY = {"torch", "sentence_transformers", "transformers", "tiktoken", "huggingf
     "joblib",
     "pandas",
     "threadpoolctl",
+    "xgboost",
+    "lightgbm",
+    "onnxruntime",
+    "tensorflow",
+    "shap",
 }
 
 

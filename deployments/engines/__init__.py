@@ -287,6 +287,9 @@ class PredictEngine(Engine, Protocol):
         values that the model cannot take, and for an output that there is not.
         """
 
+    def explained(self) -> Any | None:
+        """The library's own model, as SHAP's explainers of trees and of linear models read it; None where none can."""
+
 
 def names() -> list[str]:
     """The engines there are, by file name."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deployments.errors import EngineError
-from deployments.specs import OUTPUT, Array, TensorSpec
+from deployments.specs import OUTPUT, Array, Datatype, TensorSpec
 
 if TYPE_CHECKING:
     from deployments.tensors import Tensor
@@ -24,6 +24,11 @@ def read_answer(made: Any, declared: Sequence[TensorSpec]) -> dict[str, Array]:
         has, have = ", ".join(map(repr, made)) or "nothing", ", ".join(map(repr, specs))
         raise EngineError(f"predict answered {has}; the model declares {have}")
     return {str(name): _fit(_tensor(str(name), value), specs.get(name)) for name, value in made.items()}
+
+
+def datatype_of(name: str, array: Array) -> Datatype:
+    """What the output of that name is. Raises `EngineError` for what is no tensor."""
+    return _tensor(name, array).datatype
 
 
 def _tensor(name: str, value: Any) -> "Tensor":

@@ -12,9 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
-from deployments.engines import LoadContext, python
-from deployments.engines._modules import Folder
-from deployments.errors import EngineError, LoadError, ServeAppError
+from deployments.engines import LoadContext
+from deployments.engines._classes import OwnClass
+from deployments.errors import EngineError, LoadError
 from deployments.settings import TransformerSettings
 
 log = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ Method = Literal["preprocess", "postprocess"]
 METHODS: tuple[Method, ...] = ("preprocess", "postprocess")
 
 
-class Transformer(python.Engine):
+class Transformer:
     """An instance of the class `class`, which may have, as KServe's have
 
     `preprocess(payload, headers)`     a request's JSON and headers, both as dicts; returns the dict to be asked
@@ -34,26 +34,36 @@ class Transformer(python.Engine):
     exception a 500 that names the class and the method.
     """
 
-    def load(self, path: Path, options: TransformerSettings, context: LoadContext) -> None:  # type: ignore[override]  # options of its own
+    def load(self, path: Path, options: TransformerSettings, context: LoadContext) -> None:
         """Import the class, make an instance, and have it load. Raises `LoadError`."""
         self._context, self._class = context, options.class_
-        self._batcher, self._lifespan, self._model = None, None, None
         self._threads = ThreadPoolExecutor(options.threads, thread_name_prefix="transformer")
-        self._folder = Folder(path if path.is_dir() else path.parent)
+        self._made = OwnClass(path, context, "transformer.class")
         self._methods: dict[Method, Callable[..., Any]] = {}
         try:
-            self._make(path, python.Options.model_validate({"class": options.class_, "arguments": options.arguments}))
-            self._methods = {name: getattr(self._model, name) for name in METHODS if hasattr(self._model, name)}
+            model = self._made.make(options.class_, options.arguments)
+            self._is_well: Callable[[], bool] = getattr(model, "alive", lambda: True)
+            self._methods = {name: getattr(model, name) for name in METHODS if hasattr(model, name)}
             if not self._methods:
-                have = ", ".join(name for name in dir(self._model) if not name.startswith("_")) or "nothing"
+                have = ", ".join(name for name in dir(model) if not name.startswith("_")) or "nothing"
                 raise LoadError(f"{self._class} has neither preprocess nor postprocess; it has: {have}")
         except BaseException:
             self.close()
             raise
 
+    def alive(self) -> bool:
+        """Whether the instance says that it can go on."""
+        try:
+            return bool(self._is_well())
+        except Exception:
+            log.exception("the transformer of %s cannot say whether it is alive", self._context.name)
+            return False
+
     def close(self) -> None:
         """Close the instance, stop the threads, and forget its modules."""
-        super().close()
+        self._methods = {}
+        self._is_well = lambda: False
+        self._made.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def run(self, name: Method, payload: dict[str, Any], headers: Mapping[str, str]) -> dict[str, Any]:
@@ -65,21 +75,17 @@ class Transformer(python.Engine):
         if method is None:
             return payload
         call = functools.partial(method, payload, **({"headers": dict(headers)} if _takes_headers(method) else {}))
-        try:
-            if inspect.iscoroutinefunction(method):
-                made = await call()
-            else:
-                made = await asyncio.get_running_loop().run_in_executor(self._threads, call)
-        except ServeAppError:
-            raise
-        except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task and task.cancelling():
-                raise
-            raise EngineError(f"{self._class}.{name} was cancelled by something of its own") from error
-        except (Exception, SystemExit) as error:
-            log.exception("%s: %s.%s failed", self._context.name, self._class, name)
-            raise EngineError(f"{self._class}.{name} failed: {self._said(error)}") from error
+        with self._made.failing(f"{self._class}.{name}"):
+            try:
+                if inspect.iscoroutinefunction(method):
+                    made = await call()
+                else:
+                    made = await asyncio.get_running_loop().run_in_executor(self._threads, call)
+            except asyncio.CancelledError as error:
+                task = asyncio.current_task()
+                if task and task.cancelling():
+                    raise
+                raise EngineError(f"{self._class}.{name} was cancelled by something of its own") from error
         if not isinstance(made, dict):
             raise EngineError(f"{self._class}.{name} returned a {type(made).__name__}; it returns a dict")
         return made

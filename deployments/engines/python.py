@@ -4,12 +4,9 @@ Knows nothing of HTTP, nor of what the class does.
 """
 
 import asyncio
-import difflib
 import inspect
 import logging
-import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -18,8 +15,9 @@ from pydantic import Field, ValidationError
 from deployments.batcher import Batcher, Item
 from deployments.engines import LoadContext, Task
 from deployments.engines._answers import read_answer
+from deployments.engines._classes import OwnClass
 from deployments.engines._lifespan import Lifespan
-from deployments.engines._modules import Folder
+from deployments.engines._rows import Rows, Tensors, Wanted
 from deployments.errors import BadRequest, EngineError, LoadError, QueueFull, ServeAppError
 from deployments.settings import Frozen
 from deployments.specs import Array, TensorSpec
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 log = logging.getLogger(__name__)
-FORM = "write it as module:Name, such as model:Model"
 
 
 class Options(Frozen):
@@ -39,6 +36,9 @@ class Options(Frozen):
     inputs: tuple[TensorSpec, ...] | None = Field(None, description="in place of what the class declares")
     outputs: tuple[TensorSpec, ...] | None = Field(None, description="in place of what the class declares")
     threads: int = Field(1, gt=0, description="requests that a predict which is no coroutine works on at once")
+    batch_rows: int = Field(
+        1, gt=0, description="rows of several requests given to predict in one call, if it judges each row by itself"
+    )
 
 
 class _Asked(NamedTuple):
@@ -74,15 +74,16 @@ class Engine:
         """Import the class, make an instance, and have it load. Raises `LoadError`."""
         self._context, self._running = context, 0
         self._batcher: Batcher[_Asked, dict[str, Array] | ServeAppError] | None = None
+        self._rows: Rows | None = None
         self._lifespan: Lifespan | None = None
         self._model: Any = None
-        self._folder = Folder(path if path.is_dir() else path.parent)
+        self._made = OwnClass(path, context)
         try:
-            self._make(path, options)
+            self._model = self._made.make(options.class_, options.arguments)
             self.inputs = self._specs("inputs", options.inputs)
             self.outputs = self._specs("outputs", options.outputs)
             self.named = bool(self.inputs)
-            self._begin_predict(options.threads)
+            self._begin_predict(options)
             self.app: ASGIApp | None = self._begin_app()
             if not self._predict and not self.app:
                 have = ", ".join(name for name in dir(self._model) if not name.startswith("_")) or "nothing"
@@ -98,21 +99,23 @@ class Engine:
         except Exception:
             log.exception("%s cannot say whether it is alive", self._context.name)
             return False
-        return well and (self._batcher is None or self._batcher.alive())
+        return well and all(one is None or one.alive() for one in (self._batcher, self._rows))
 
     def close(self) -> None:
         """Stop the threads, end the app, close the model, and forget its modules."""
-        if self._batcher:
-            self._batcher.close()
+        for one in (self._batcher, self._rows):
+            if one:
+                one.close()
         try:
             if self._lifespan:
-                self._on_loop(self._lifespan.stop())
-            if hasattr(self._model, "close"):
-                self._settled(self._model.close())
+                self._made.on_loop(self._lifespan.stop())
         except Exception:
-            log.exception("%s did not close", self._context.name)
+            log.exception("the app of %s did not stop", self._context.name)
         del self._model
-        self._folder.close()
+        self._made.close()
+
+    def explained(self) -> None:
+        """See `deployments.engines.PredictEngine.explained`."""
 
     async def predict(
         self, tensors: Mapping[str, Array], outputs: Sequence[str], parameters: Mapping[str, Any]
@@ -125,7 +128,10 @@ class Engine:
         if declared:
             _check_outputs(outputs, declared)
         asked = _Asked(dict(tensors), dict(parameters))
-        if self._batcher:
+        answer: dict[str, Array] | ServeAppError
+        if self._rows:
+            answer = await self._rows.predict(asked.tensors, ())
+        elif self._batcher:
             answer = (await self._batcher.submit([asked]))[0]
         elif self._predict:
             answer = await self._predict_on_loop(asked)
@@ -135,41 +141,6 @@ class Engine:
             raise answer
         _check_outputs(outputs, list(answer))
         return {name: array for name, array in answer.items() if name in outputs or not outputs}
-
-    def _make(self, path: Path, options: Options) -> None:
-        self._context.progress(f"importing {options.class_}")
-        made = self._find(options.class_)
-        self._context.progress("waiting until another model's class is loaded")
-        with self._folder.plainly_named():
-            self._context.progress("loading")
-            with self._blamed(f"{options.class_} cannot be made with the arguments {options.arguments}"):
-                model = made(**options.arguments)
-            if hasattr(model, "load"):
-                with self._blamed(f"{options.class_}.load failed"):
-                    self._settled(model.load(path))
-        self._model = model
-
-    def _find(self, named: str) -> type[Any]:
-        module_name, _, name = named.partition(":")
-        if not module_name or not name:
-            raise LoadError(f"options.class: {named!r} names no class; {FORM}")
-        try:
-            module = self._folder.load(module_name)
-        except ModuleNotFoundError as error:
-            missing = self._folder.plain(error.name or "")
-            if missing and f"{module_name}.".startswith(f"{missing}."):
-                have = sorted(file.stem for file in self._folder.path.glob("*.py"))
-                nearest = _nearest(module_name, have)
-                where = f"in {self._folder.path}, nor is one installed"
-                raise LoadError(f"options.class: there is no module {module_name!r} {where}{nearest}") from error
-            raise LoadError(f"module {module_name} cannot be imported: {self._said(error)}") from error
-        except (Exception, SystemExit) as error:
-            raise LoadError(f"module {module_name} cannot be imported: {self._said(error)}") from error
-        found = getattr(module, name, None)
-        if not isinstance(found, type):
-            classes = [key for key, one in vars(module).items() if isinstance(one, type) and not key.startswith("_")]
-            raise LoadError(f"options.class: module {module_name} has no class {name!r}{_nearest(name, classes)}")
-        return found
 
     def _specs(self, name: str, instead: tuple[TensorSpec, ...] | None) -> tuple[TensorSpec, ...]:
         given = getattr(self._model, name, None) or () if instead is None else instead
@@ -184,12 +155,23 @@ class Engine:
         except TypeError as error:
             raise LoadError(f"the class's {name} are no list: {error}") from error
 
-    def _begin_predict(self, threads: int) -> None:
+    def _begin_predict(self, options: Options) -> None:
         self._predict = getattr(self._model, "predict", None)
         if self._predict is None:
             return
         self._takes_parameters = "parameters" in inspect.signature(self._predict).parameters
-        if not inspect.iscoroutinefunction(self._predict):
+        coroutine, limit = inspect.iscoroutinefunction(self._predict), self._context.max_queue
+        if options.batch_rows > 1:
+            if coroutine or self._takes_parameters or options.threads > 1:
+                raise LoadError("options.batch_rows is for a predict in one thread, no coroutine, without parameters")
+            self._rows = Rows(
+                self._context.name,
+                self._predict_rows,
+                max_rows=options.batch_rows,
+                max_queue=limit,
+                alike=False,  # who knows what it waits for
+            )
+        elif not coroutine:
             self._batcher = Batcher(
                 self._context.name,
                 lambda requests: [Item(one, 1) for one in requests],
@@ -197,22 +179,22 @@ class Engine:
                 max_cost=1,
                 max_items=1,
                 max_padding=1.0,
-                max_queue=self._context.max_queue,
-                workers=threads,
+                max_queue=limit,
+                workers=options.threads,
                 label="requests",
             )
 
     def _begin_app(self) -> "ASGIApp | None":
         app = getattr(self._model, "app", None)
         if inspect.ismethod(app) and not inspect.signature(app).parameters:
-            with self._blamed("its method app failed"):
+            with self._made.blamed("its method app failed"):
                 app = app()
         if app is None:
             return None
         if not callable(app):
             raise LoadError(f"its app is a {type(app).__name__}, which is no ASGI app")
         lifespan = Lifespan(app)
-        self._on_loop(lifespan.start())
+        self._made.on_loop(lifespan.start())
         self._lifespan = lifespan
         return lifespan
 
@@ -224,17 +206,22 @@ class Engine:
     def _predict_in_thread(self, batch: list[_Asked]) -> list[dict[str, Array] | ServeAppError]:
         """One request's answer; its error as a value, for the batcher would put its own words to it."""
         try:
-            with self._failing():
+            with self._made.failing():
                 return [read_answer(self._call(batch[0]), self.outputs)]
         except ServeAppError as error:
             return [error]
+
+    def _predict_rows(self, tensors: Tensors, _wanted: Wanted) -> dict[str, Array]:
+        """The answer to the rows of several requests; where it fails, each is tried alone."""
+        with self._made.failing():
+            return read_answer(self._call(_Asked(dict(tensors), {})), self.outputs)
 
     async def _predict_on_loop(self, asked: _Asked) -> dict[str, Array]:
         if self._running and self._running >= self._context.max_queue():
             raise QueueFull(f"{self._running} requests are worked on already", retry_after_s=1)
         self._running += 1
         try:
-            with self._failing():
+            with self._made.failing():
                 return read_answer(await self._call(asked), self.outputs)
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
@@ -244,58 +231,7 @@ class Engine:
         finally:
             self._running -= 1
 
-    @contextmanager
-    def _failing(self) -> Iterator[None]:
-        """What the model raises within the block, as an error of ours."""
-        try:
-            yield
-        except ServeAppError:
-            raise
-        except (Exception, SystemExit) as error:
-            log.exception("%s failed", self._context.name)
-            raise EngineError(f"the model failed: {self._said(error)}") from error
-
-    @contextmanager
-    def _blamed(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except ServeAppError:
-            raise
-        except (Exception, SystemExit) as error:
-            log.debug("%s", what, exc_info=True)
-            raise LoadError(f"{what}: {self._said(error)}") from error
-
-    def _said(self, error: BaseException) -> str:
-        """An error in one line, and the last place in the folder that it came through."""
-        lines = self._folder.plain(str(error)).strip().splitlines() or [""]
-        text = f"{type(error).__name__}: {lines[0][:300]}" if lines[0] else type(error).__name__
-        frames = traceback.extract_tb(error.__traceback__)
-        mine = [frame for frame in frames if Path(frame.filename).is_relative_to(self._folder.path)]
-        return f"{text} ({Path(mine[-1].filename).name}, line {mine[-1].lineno})" if mine else text
-
-    def _settled(self, value: Any) -> None:
-        if inspect.isawaitable(value):
-            self._on_loop(value)
-
-    def _on_loop(self, awaitable: Any) -> None:
-        """Wait, in another thread, for something that runs on the loop where requests come."""
-        assert self._context.loop is not None, (
-            "this model has asyncio parts: LoadContext.loop must be where requests come"
-        )
-
-        async def run() -> None:
-            await awaitable
-
-        asyncio.run_coroutine_threadsafe(run(), self._context.loop).result()
-
 
 def _check_outputs(wanted: Sequence[str], have: Sequence[str]) -> None:
     if unknown := [name for name in wanted if name not in have]:
         raise BadRequest(f"unknown output {unknown[0]!r}; have: {', '.join(have)}", param="outputs")
-
-
-def _nearest(name: str, have: Sequence[str]) -> str:
-    """The end of a sentence that says which there are, and which was perhaps meant."""
-    near = difflib.get_close_matches(name, have, n=1)
-    meant = f"; did you mean {near[0]!r}?" if near else ""
-    return f"{meant} Have: {', '.join(have)}" if meant else f"; have: {', '.join(have) or 'none'}"

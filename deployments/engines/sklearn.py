@@ -5,25 +5,21 @@ The rows of all requests that wait are computed in one call. Knows nothing of HT
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import Field
 
-from deployments.engines import LoadContext, Task, _estimator_files, _estimators
+from deployments.engines import LoadContext, _estimator_files, _estimators
 from deployments.engines._estimators import MatrixInput
-from deployments.engines._rows import Rows, Tensors, Wanted
+from deployments.engines._loading import PICKLES, find_file, library, said
+from deployments.engines._rows import BATCH_ROWS, Rows, RowsEngine, Tensors, Wanted
 from deployments.errors import BadRequest, EngineError, LoadError
 from deployments.settings import Frozen
 from deployments.specs import INPUT, OUTPUT, Array, TensorSpec
 
-if TYPE_CHECKING:
-    from starlette.types import ASGIApp
-
 log = logging.getLogger(__name__)
 Method = Literal["predict", "predict_proba", "transform", "decision_function"]
-BATCH_ROWS = 1024
 
 
 class Options(Frozen):
@@ -42,86 +38,52 @@ class Options(Frozen):
     threads: int | None = Field(None, gt=0, description="CPU threads; by default the replica's whole CPUs, else all")
 
 
-class Engine:
+class Engine(RowsEngine):
     """Engine `sklearn`, task predict.
 
     Besides `output-0` there is an output for each method that the model has, called as the method is.
     """
 
-    task: ClassVar[Task] = "predict"
     options_type: ClassVar[type[Frozen]] = Options
-    note: ClassVar[str] = ""
 
     def load(self, path: Path, options: Options, context: LoadContext) -> None:
         """Read the estimator, and call its methods once on a made-up row. Raises `LoadError`."""
         context.progress("importing scikit-learn")
-        try:
-            import sklearn  # noqa: F401
-        except ImportError as error:
-            raise LoadError(f"scikit-learn is not installed: install serve-app[classic] ({error})") from error
-
-        file = _estimator_files.find(path, options.file)
+        library("sklearn", "classic")
+        file = find_file(path, options.file, _estimator_files.SKOPS, PICKLES)
         context.progress(f"reading {file.name}")
-        self._estimator = _estimator_files.read(file, options.trust, options.trusted_types)
-        self._methods = methods_of(self._estimator, options.method, file.name)
+        self._model = _estimator_files.read(file, options.trust, options.trusted_types)
+        self._methods = methods_of(self._model, options.method, file.name)
         self._threads, self._ready_in = options.threads or context.threads, threading.local()
         try:
-            _estimators.bound_jobs(self._estimator, self._threads)
-            self.inputs, self.columns, sample = _estimators.declare_inputs(self._estimator, options.input)
-            most = options.batch_rows or (BATCH_ROWS if _estimators.judges_rows_alone(self._estimator) else 1)
+            _estimators.bound_jobs(self._model, self._threads)
+            self.inputs, self.columns, sample = _estimators.declare_inputs(self._model, options.input)
+            most = options.batch_rows or (BATCH_ROWS if _estimators.judges_rows_alone(self._model) else 1)
             if self.columns:
-                import pandas as pd  # noqa: F401
+                library("pandas", "classic")
         except Exception as error:
-            raise LoadError(f"cannot tell what {file.name} takes: {_estimator_files.said(error)}") from error
+            raise LoadError(f"cannot tell what {file.name} takes: {said(error)}") from error
         self.named = self.inputs[0].name != INPUT
         self.outputs = self._declare_outputs(sample)
         self._datatypes = {one.name: one.datatype for one in self.outputs}
-        self.app: ASGIApp | None = None
+        self._default = (OUTPUT,)
         self._rows = Rows(context.name, self._compute, max_rows=most, max_queue=context.max_queue)
 
-    def close(self) -> None:
-        """Stop the thread and drop the model."""
-        self._rows.close()
-        del self._estimator
-
-    def alive(self) -> bool:
-        """Whether the compute thread runs."""
-        return self._rows.alive()
-
-    async def predict(
-        self,
-        tensors: Mapping[str, Array],
-        outputs: Sequence[str],
-        parameters: Mapping[str, Any],  # noqa: ARG002
-    ) -> dict[str, Array]:
-        """See `deployments.engines.PredictEngine.predict`. Parameters are not used.
-
-        Raises `BadRequest` with scikit-learn's own words for values that the model refuses.
-        """
-        if unknown := [name for name in outputs if name not in self._datatypes]:
-            raise BadRequest(f"unknown output {unknown[0]!r}; have: {', '.join(self._datatypes)}", param="outputs")
-        if tensors.keys() != {INPUT}:
-            self._check_columns(tensors)
-        return await self._rows.predict(tensors, tuple(outputs) or (OUTPUT,))
-
-    def _check_columns(self, tensors: Tensors) -> None:
-        needed = self.columns or (INPUT,)
-        wrong = [f"input {name!r} is missing" for name in needed if name not in tensors]
-        wrong += [f"unknown input {name!r}" for name in tensors if name not in needed]
-        if wrong:
-            raise BadRequest(f"{wrong[0]}; this model takes: {', '.join(needed)}", param="inputs")
+    def explained(self) -> Any:
+        """The estimator."""
+        return self._model
 
     def _declare_outputs(self, sample: Tensors) -> tuple[TensorSpec, ...]:
         """The outputs as one row shows them; where the estimator refuses that row, by what it says of itself."""
         found: dict[str, TensorSpec] = {}
         for name, method in list(self._methods.items()):
             try:
-                made = getattr(self._estimator, method)(self._table(sample))
+                made = getattr(self._model, method)(self._table(sample))
             except Exception as error:
                 if type(error).__name__ == "NotFittedError":
-                    raise LoadError(f"this model is not fitted: {_estimator_files.said(error)}") from error
+                    raise LoadError(f"this model is not fitted: {said(error)}") from error
                 log.debug("%s refuses a made-up row", method, exc_info=True)
-                found[name] = _estimators.guess(name, self._estimator, method)
+                found[name] = _estimators.guess(name, self._model, method)
                 continue
             try:
                 found[name] = _estimators.spec_of(name, _estimators.as_tensor(made))
@@ -138,11 +100,20 @@ class Engine:
         try:
             for method in methods:
                 mine = tensors if len(methods) == 1 else {name: array.copy() for name, array in tensors.items()}
-                made[method] = getattr(self._estimator, method)(self._table(mine))  # which may write to what it gets
+                made[method] = getattr(self._model, method)(self._table(mine))  # which may write to what it gets
         except (ValueError, TypeError) as error:
-            raise BadRequest((str(error).splitlines() or [repr(error)])[0], param="inputs") from error
+            first = (str(error).splitlines() or [repr(error)])[0]
+            raise BadRequest(self._blame(tensors) or first, param="inputs") from error
         answers = {method: _estimators.as_tensor(one) for method, one in made.items()}
         return {name: _estimators.as_datatype(answers[self._methods[name]], self._datatypes[name]) for name in wanted}
+
+    def _blame(self, tensors: Tensors) -> str:
+        """What is wrong with the columns that a refused request gave, where it is their datatype."""
+        declared = {one.name: one.datatype for one in self.inputs}
+        for name, array in tensors.items():
+            if array.dtype.kind == "O" and declared.get(name, self.inputs[0].datatype) != "BYTES":
+                return f"column {name!r} is BYTES; the model takes numbers"
+        return ""
 
     def _table(self, tensors: Tensors) -> Any:
         """What the estimator was fitted on the like of: an array, or a DataFrame if its columns have names."""

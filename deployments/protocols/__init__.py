@@ -11,7 +11,19 @@ from typing import Any
 from fastapi import APIRouter
 
 from deployments.engines import Task
-from deployments.protocols import audio, embeddings, generate, hosted, rerank, speech_tasks, tasks, v1, v2, v2_generate
+from deployments.protocols import (
+    audio,
+    embeddings,
+    explanations,
+    generate,
+    hosted,
+    rerank,
+    speech_tasks,
+    tasks,
+    v1,
+    v2,
+    v2_generate,
+)
 from deployments.protocols.app import Served
 from deployments.protocols.predictions import Prediction
 
@@ -29,7 +41,8 @@ PREDICTIONS: dict[Task, Prediction[Any, Any]] = {
 """What each task is in KServe's protocols."""
 
 KSERVE: dict[Task, tuple[Router, ...]] = {
-    task: (partial(v1.router, prediction), partial(v2.router, prediction)) for task, prediction in PREDICTIONS.items()
+    task: tuple(partial(make, prediction) for make in (v1.router, v2.router, explanations.router))
+    for task, prediction in PREDICTIONS.items()
 }
 """KServe's protocols, which every task has."""
 OWN: dict[Task, tuple[Router, ...]] = {

@@ -23,6 +23,7 @@ from starlette.types import Receive, Scope, Send
 
 from deployments.engines import Task
 from deployments.errors import BadRequest, MethodNotAllowed, ModelNotFound, NotFound, ServeAppError
+from deployments.explainers import Explainer
 from deployments.metrics import PredictTimes
 from deployments.protocols.compression import decompress
 from deployments.protocols.dialects import response
@@ -73,6 +74,9 @@ class Served(Protocol):
 
     def engine(self, request: Request) -> AbstractAsyncContextManager[Any]:
         """The loaded engine, waited for within the request's deadline. Raises `ModelUnavailable`."""
+
+    def explained(self, request: Request) -> AbstractAsyncContextManager[tuple[Any, Explainer]]:
+        """The same, and its explainer. Raises `NotImplementedHere` where it has none, `ModelUnavailable`."""
 
     async def release(self, request: Request) -> None:
         """Unload it, once no request uses it. Raises `BadRequest` where it is always loaded, `ModelUnavailable`."""

@@ -50,7 +50,7 @@ def _card(id: str, model: Listing) -> dict[str, object]:
     return card | ({"description": model.note} if model.note else {})
 
 
-POSTED = ("/infer", "/generate", "/generate_stream")
+POSTED = ("/infer", "/explain", "/generate", "/generate_stream")
 """What a path to a model may end with to have something done, and not to be told something."""
 SETTLED = ("ready", "failed", "unloaded")
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from deployments.errors import BadRequest
+from deployments.errors import BadRequest, listed
 from deployments.protocols.app import Served, explain
 from deployments.specs import Array, Datatype, TensorSpec, object_array
 from deployments.tensors import show
@@ -37,17 +37,28 @@ class Specs(NamedTuple):
 
         Raises `BadRequest` for a name that is not declared, and for a declared one that is missing.
         """
-        if self.columns and set(names) == set(self.columns):
+        if any(name in self.columns for name in names):
+            self._check_columns(names)
             return {}
         declared = {one.name: one for one in self.inputs}
         if not self.named and len(declared) == len(names) == 1:
             return dict(zip(names, self.inputs, strict=True))
         have = f"the model has {', '.join(declared)}"
+        if self.columns:
+            have += f", or the columns {listed(self.columns)}"
         if unknown := [name for name in names if declared and name not in declared]:
             raise BadRequest(f"unknown input {show(unknown[0])}; {have}", param=unknown[0])
         if missing := [name for name in declared if name not in names]:
             raise BadRequest(f"no input {', '.join(missing)}; {have}", param=missing[0])
         return declared
+
+    def _check_columns(self, names: Collection[str]) -> None:
+        """Raise `BadRequest` unless these are the columns, all of them."""
+        have = f"the model has {listed(self.columns)}"
+        if unknown := [name for name in names if name not in self.columns]:
+            raise BadRequest(f"unknown column {show(unknown[0])}; {have}", param=unknown[0])
+        if missing := [name for name in self.columns if name not in names]:
+            raise BadRequest(f"no column {listed(missing)}; {have}", param=missing[0])
 
 
 @dataclass(frozen=True)
@@ -107,6 +118,10 @@ class Prediction(ABC, Generic[Item, Result]):
     @abstractmethod
     def of_tensors(self, asked: Asked, tensors: Mapping[str, Array]) -> list[Item]:
         """V2's tensors, in the names and datatypes of `specs`. Raises `BadRequest`."""
+
+    def named_tensors(self, items: Sequence[Item]) -> Mapping[str, Array]:  # noqa: ARG002
+        """The items as the engine's own tensors; none for a task whose engines know no tensors."""
+        return {}
 
     @abstractmethod
     async def work(self, asked: Asked, engine: Any, items: Sequence[Item]) -> Sequence[Result]:

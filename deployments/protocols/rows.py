@@ -1,6 +1,7 @@
 """V1's instances and predictions as named tensors: one row of each tensor per instance, as in TensorFlow Serving.
 
-Bytes that are no text are `{"b64": "..."}`, both ways.
+An instance may also be a table, as pandas writes one and KServe's servers read it: `{"a": {"0": 1, "1": 2}, ...}`, or
+`{"a": [1, 2], ...}` for a model of columns. Bytes that are no text are `{"b64": "..."}`, both ways.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from deployments.tensors import Tensor, fit, read_shape, refusal, show
 
 
 def rows_to_tensors(specs: Specs, instances: Sequence[Any]) -> dict[str, Array]:
-    """Instances as tensors: each is the row of the only input, or an object with a row of every input.
+    """Instances as tensors: each is the row of the only input, an object with a row of every input, or a table of them.
 
     Raises `BadRequest`.
     """
@@ -29,6 +30,7 @@ def rows_to_tensors(specs: Specs, instances: Sequence[Any]) -> dict[str, Array]:
 
 def _columns(specs: Specs, instances: Sequence[Any]) -> dict[str, list[Any]]:
     if all(type(instance) is dict and not _is_binary(instance) for instance in instances):
+        instances = [row for index, one in enumerate(instances) for row in _table_rows(specs, one, index)]
         names = list(instances[0])
         for index, instance in enumerate(instances):
             if instance.keys() != instances[0].keys():
@@ -40,6 +42,23 @@ def _columns(specs: Specs, instances: Sequence[Any]) -> dict[str, list[Any]]:
     return {specs.inputs[0].name if specs.inputs else INPUT: list(instances)}
 
 
+def _table_rows(specs: Specs, instance: dict[str, Any], index: int) -> list[dict[str, Any]]:
+    """The rows of an instance that is a table; one that is a row as it is."""
+    values = list(instance.values())
+    if values and all(type(one) is dict and one and not _is_binary(one) for one in values):
+        places = list(values[0])
+        for name, column in instance.items():
+            if column.keys() != values[0].keys():
+                raise refusal(name, f"of instances[{index}] has rows {show(list(column))}; the first {show(places)}")
+        return [{name: column[place] for name, column in instance.items()} for place in places]
+    if values and instance.keys() == set(specs.columns) and all(type(one) is list and one for one in values):
+        for name, column in instance.items():
+            if len(column) != len(values[0]):
+                raise refusal(name, f"of instances[{index}] has {len(column)} rows; the first has {len(values[0])}")
+        return [dict(zip(instance, row, strict=True)) for row in zip(*values, strict=True)]
+    return [instance]
+
+
 def _tensor(name: str, column: list[Any], spec: TensorSpec | None) -> Array:
     first, shape = _first(column), read_shape(name, _shape(column))
     datatype = spec.datatype if spec else _datatype(first)
@@ -47,7 +66,11 @@ def _tensor(name: str, column: list[Any], spec: TensorSpec | None) -> Array:
         tensor = read_values(name, datatype, shape, _encoded(name, column, len(shape)), BASE64)
     else:
         tensor = read_values(name, datatype, shape, column)
-    return fit(tensor, spec) if spec else tensor.array
+    if spec is None:
+        return tensor.array
+    if len(shape) == 1 and spec.shape[1:] == (1,):  # a number for a row of one, as models of columns have them
+        tensor = Tensor(name, tensor.datatype, tensor.array.reshape(-1, 1), tensor.parameters)
+    return fit(tensor, spec)
 
 
 def _is_binary(value: object) -> bool:

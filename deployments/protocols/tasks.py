@@ -177,6 +177,9 @@ class Predict(Prediction[dict[str, Array], dict[str, Array]]):
     def of_tensors(self, _asked: Asked, tensors: Mapping[str, Array]) -> list[dict[str, Array]]:
         return [dict(tensors)]
 
+    def named_tensors(self, items: Sequence[dict[str, Array]]) -> Mapping[str, Array]:
+        return items[0]
+
     async def work(
         self, asked: Asked, engine: PredictEngine, items: Sequence[dict[str, Array]]
     ) -> Sequence[dict[str, Array]]:

@@ -4,14 +4,14 @@ Contract: KServe V1 (`POST /v1/models/{model}:predict`); bytes are `{"b64": "...
 A request that is a CloudEvent is answered with one.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
 from starlette.responses import Response
 
-from deployments.errors import BadRequest, NotImplementedHere
+from deployments.errors import BadRequest
 from deployments.protocols import cloud_events
 from deployments.protocols.app import Served, check_name, json_body, json_response, off_loop, plain_body, post
 from deployments.protocols.predictions import Asked, Prediction
@@ -34,28 +34,42 @@ def router(prediction: Prediction[Any, Any], served: Served | None) -> APIRouter
         model = request.path_params["model"]
         found = check_name(served, model)
         with found.times.request() as marks:
-            body, event = await plain_body(request, found), cloud_events.form_of(request.headers)
-            data = cloud_events.open_event(request.headers, body) if event else body
-            limit = found.settings.limits.max_inputs
-            instances, parameters = await off_loop(len(data), lambda: read_instances(data, limit))
+            given = await read_request(request, found)
             async with found.engine(request) as engine:
-                asked = Asked(found, model, prediction.specs(engine), parameters)
-                items = await off_loop(len(data), lambda: prediction.of_instances(asked, instances))
+                asked = Asked(found, model, prediction.specs(engine), given.parameters)
+                items = await off_loop(given.size, lambda: prediction.of_instances(asked, given.instances))
                 marks.predicting()
                 results = await prediction.work(asked, engine, items)
             marks.writing()
-            answer = json_response({"predictions": prediction.predictions(results)})
-            return cloud_events.event_response(model, bytes(answer.body), event) if event else answer
+            return write_answer(model, {"predictions": prediction.predictions(results)}, given)
 
     described = json_body(PredictRequest)
     post(api, PREDICT, predict, served, openapi_extra=described, summary="KServe V1 predict")
 
-    @api.post("/v1/models/{model:path}:explain", summary="KServe V1 explain")
-    async def explain(model: str) -> Response:
-        check_name(served, model)
-        raise NotImplementedHere(f"Model with name {model} has no explainer.")
-
     return api
+
+
+class Given(NamedTuple):
+    """What a request has: instances and parameters, of a body of that size, which may have been a CloudEvent."""
+
+    instances: list[Any]
+    parameters: dict[str, Any]
+    size: int
+    event: cloud_events.Form | None
+
+
+async def read_request(request: Request, served: Served) -> Given:
+    """A request's body. Raises `BadRequest`."""
+    body, event = await plain_body(request, served), cloud_events.form_of(request.headers)
+    data = cloud_events.open_event(request.headers, body) if event else body
+    limit = served.settings.limits.max_inputs
+    return Given(*await off_loop(len(data), lambda: read_instances(data, limit)), len(data), event)
+
+
+def write_answer(model: str, content: object, given: Given) -> Response:
+    """The answer in the form in which its request came."""
+    answer = json_response(content)
+    return cloud_events.event_response(model, bytes(answer.body), given.event) if given.event else answer
 
 
 def read_instances(body: bytes, limit: int) -> tuple[list[Any], dict[str, Any]]:

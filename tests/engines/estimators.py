@@ -21,6 +21,20 @@ def make_iris(folder: Path) -> Any:
     return made
 
 
+def make_fraud(folder: Path) -> Any:
+    """An XGBoost classifier of irises that are virginica, and its folder; its features have names."""
+    import pandas as pd
+    import xgboost
+    from sklearn.datasets import load_iris
+
+    irises, species = load_iris(return_X_y=True)
+    table = pd.DataFrame(irises, columns=["a", "b", "c", "d"])
+    made = xgboost.XGBClassifier(n_estimators=5, n_jobs=1).fit(table, species == 2)
+    folder.mkdir(parents=True, exist_ok=True)
+    made.save_model(folder / "model.ubj")
+    return made
+
+
 def make_constants(folder: Path, count: int) -> None:
     """Folders `0`, `1`... with regressors that answer their number to everything."""
     import skops.io

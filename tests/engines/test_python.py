@@ -124,6 +124,32 @@ async def test_coroutines_run_side_by_side(write: Write) -> None:
         assert [int(one["output-0"]) for one in found] == [1, 2]
 
 
+async def test_rows_of_requests_that_wait_are_given_together_where_it_is_asked_for(write: Write) -> None:
+    source = """
+        from deployments.errors import BadRequest
+        class Model:
+            calls = []
+            def predict(self, tensors):
+                self.calls.append(len(tensors["x"]))
+                if (tensors["x"] < 0).any():
+                    raise BadRequest("less than nothing")
+                return tensors["x"].sum(axis=1)
+    """
+    async with serving(write(model=source), batch_rows=64) as engine:
+        requests = [np.full((1 + at % 2, 3), at - 3 if at == 2 else at) for at in range(32)]
+        found = await asyncio.gather(*(predict(engine, x=one) for one in requests), return_exceptions=True)
+        wrong = found.pop(2)
+        assert (type(wrong), str(wrong)) == (BadRequest, "less than nothing")
+        for request, one in zip(requests[:2] + requests[3:], found, strict=True):
+            assert isinstance(one, dict)
+            np.testing.assert_array_equal(one["output-0"], request.sum(axis=1))
+        assert max(engine._model.calls) > 8
+        assert engine.alive()
+    for method in ("async def predict(self, tensors)", "def predict(self, tensors, parameters)"):
+        said = await refused(write("b", model=f"class Model:\n    {method}: return tensors"), batch_rows=2)
+        assert said == "options.batch_rows is for a predict in one thread, no coroutine, without parameters"
+
+
 async def test_as_many_requests_at_once_as_threads(write: Write) -> None:
     source = """
         class Model:

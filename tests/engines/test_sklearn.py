@@ -240,6 +240,10 @@ async def test_wrong_columns_are_refused(serve: Callable[..., Any]) -> None:
             await predict(engine, tensors | {"smell": tensors["colour"]})
         with pytest.raises(BadRequest, match=r"different numbers of rows: .*colour has 2"):
             await predict(engine, tensors | {"colour": tensors["colour"][:2]})
+        with pytest.raises(BadRequest, match=r"column 'petal width' has shape \[150, 2\]"):
+            await predict(engine, tensors | {"petal width": IRIS[:, :2]})
+        with pytest.raises(BadRequest, match="column 'petal width' is BYTES; the model takes numbers"):
+            await predict(engine, tensors | {"petal width": bytes_of(["wide"] * len(table))})
         with pytest.raises(BadRequest, match="unknown categories"):
             await predict(engine, {name: array[:1] for name, array in tensors.items()} | {"colour": bytes_of(["red"])})
         with pytest.raises(BadRequest, match="can't decode"):
@@ -434,7 +438,7 @@ async def test_methods_that_write_to_their_input_do_not_disturb_each_other(serve
 def test_a_model_computes_with_no_more_jobs_than_there_are_threads(serve: Callable[..., Any]) -> None:
     model = make_pipeline(PCA(2), RandomForestClassifier(3, n_jobs=-1)).fit(IRIS, SPECIES)
     with serve(model, trusted_types=("sklearn.tree._tree.Tree",), threads=2) as engine:
-        assert engine._estimator[-1].n_jobs == 2
+        assert engine._model[-1].n_jobs == 2
         assert engine.alive()
 
 

@@ -9,7 +9,8 @@ import tritonclient.grpc
 import tritonclient.http
 
 from serve_app import catalog as catalogs
-from tests.engines.estimators import make_constants, make_flowers, make_identity, make_iris
+from tests.engines.estimators import make_constants, make_flowers, make_fraud, make_identity, make_iris
+from tests.engines.graphs import make_iris_onnx
 from tests.engines.llama_checkpoint import make_tiny_lora
 from tests.graphs.graphed import node, to
 from tests.integration.applications import Application, running
@@ -64,6 +65,8 @@ def catalog(
     make_tiny_lora(noise)
     classic = tmp_path_factory.mktemp("classic")
     make_iris(classic / "iris")
+    make_fraud(classic / "fraud")
+    make_iris_onnx(classic / "onnx")
     make_identity(classic / "identity")
     make_flowers(classic / "flowers")
     make_constants(classic / "many", MANY)
@@ -133,6 +136,14 @@ def catalog(
             },
             {"name": "iris", "engine": "sklearn", "source": f"file://{classic}/iris", **small},
             {"name": "inline-iris", "engine": "sklearn", "source": f"file://{classic}/iris", "inline": True},
+            {
+                "name": "fraud",
+                "engine": "xgboost",
+                "source": f"file://{classic}/fraud",
+                "explainer": {"kind": "tree"},
+                **small,
+            },
+            {"name": "inline-onnx", "engine": "onnx", "source": f"file://{classic}/onnx", "inline": True},
             {"name": "identity", "engine": "python", "source": f"file://{classic}/identity", **small},
             {"name": "inline-identity", "engine": "python", "source": f"file://{classic}/identity", "inline": True},
             {"name": "inline-broken", "engine": "sklearn", "source": f"file://{classic}/nothing", "inline": True},

@@ -92,7 +92,7 @@ def _checked(url: str, prefix: str, models: list[str], examples: int) -> int:
     document = httpx.get(f"{url}{prefix}/openapi.json", timeout=30).json()
     schema = schemathesis.openapi.from_dict(document, config=config)
     sent = 0
-    for found in schema.exclude(path_regex=":explain$").get_all_operations():  # which is a 501, as in KServe
+    for found in schema.exclude(path_regex="explain$").get_all_operations():  # which is a 501, as in KServe
         assert isinstance(found, Ok)
         operation = found.ok()
 

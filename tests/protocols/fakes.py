@@ -5,8 +5,10 @@ from contextlib import asynccontextmanager
 from typing import Any, Generic, TypeVar
 
 from deployments.engines import Task
+from deployments.explainers import Explainer
 from deployments.metrics import PredictTimes
 from deployments.protocols.app import ModelStatus
+from deployments.protocols.explanations import no_explainer
 from deployments.settings import ModelIdentity, ModelSettings
 
 Held = TypeVar("Held")
@@ -20,6 +22,7 @@ class Served(Generic[Held]):
         self.settings = ModelSettings.model_validate({"source": "", **settings})
         self.times = PredictTimes("m")
         self.held = 0
+        self.explainer: Explainer | None = None
         self._engine, self._task = engine, task
 
     @asynccontextmanager
@@ -29,6 +32,13 @@ class Served(Generic[Held]):
             yield self._engine
         finally:
             self.held -= 1
+
+    @asynccontextmanager
+    async def explained(self, request: object) -> AsyncIterator[tuple[Held, Explainer]]:
+        if self.explainer is None:
+            raise no_explainer("m")
+        async with self.engine(request) as engine:
+            yield engine, self.explainer
 
     def loaded(self) -> Held:
         return self._engine

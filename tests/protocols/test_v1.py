@@ -111,6 +111,51 @@ async def test_objects_with_a_row_of_every_input() -> None:
     assert await predictions(Served(TWO), rows) == [{"sum": 6, "a": [1, 2]}, {"sum": -0.5, "a": [0.5, 0]}]
 
 
+def table() -> Served[Predict]:
+    """A model of columns, and what it was given."""
+    served = Served(Predict(lambda got: {"y": got["a"]}, [spec("input-0", "FP64", -1, 2)], named=False))
+    served.loaded().columns = ("a", "b")
+    return served
+
+
+@pytest.mark.parametrize(
+    "instances",
+    [
+        [{"a": 1, "b": 2}, {"b": 4, "a": 3}],
+        [{"a": {"0": 1, "1": 3}, "b": {"0": 2, "1": 4}}],
+        [{"a": {"x": 1}, "b": {"x": 2}}, {"b": {"0": 4}, "a": {"0": 3}}],
+        [{"a": {"0": 1, "7": 3}, "b": {"7": 4, "0": 2}}],
+        [{"a": [1, 3], "b": [2, 4]}],
+        [{"a": [1], "b": [2]}, {"a": 3, "b": 4}],
+    ],
+)
+async def test_rows_and_tables_as_pandas_writes_them(instances: Any) -> None:
+    served = table()
+    assert await predictions(served, instances) == [1, 3]
+    assert {name: array.tolist() for name, array in served.loaded().got.items()} == {"a": [1, 3], "b": [2, 4]}
+
+
+@pytest.mark.parametrize(
+    ("instances", "says"),
+    [
+        ([{"a": {"0": 1}, "b": {"1": 1}}], "'b' of instances[0] has rows ['1']; the first ['0']"),
+        ([{"a": 1, "b": 2}, {"a": [1, 2], "b": [1]}], "'b' of instances[1] has 1 rows; the first has 2"),
+        ([{"a": {"0": 1}, "b": 2}], "'a'"),
+        ([{"a": {"0": 1}, "c": {"0": 1}}], "unknown column 'c'; the model has a, b"),
+        ([{"a": 1}], "no column b; the model has a, b"),
+        ([{"c": 1, "d": 1}], "the model has input-0, or the columns a, b"),
+    ],
+)
+async def test_tables_that_are_none(instances: Any, says: str) -> None:
+    assert says in await refused(table(), {"instances": instances})
+
+
+async def test_a_number_stands_for_a_row_of_one() -> None:
+    served = Served(Predict(lambda got: {"y": got["a"]}, [spec("a", "FP32", -1, 1), spec("b", "BYTES", -1, 1)]))
+    assert await predictions(served, [{"a": 1, "b": "x"}, {"a": 2, "b": "y"}]) == [[1], [2]]
+    assert served.loaded().got["b"].tolist() == [[b"x"], [b"y"]]
+
+
 async def test_bytes_that_are_no_text_are_base64_both_ways() -> None:
     served = Served(Predict(inputs=[spec("x", "BYTES", -1)]))
     rows = [{"b64": "/wA="}, {"b64": "YQ=="}]
