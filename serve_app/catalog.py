@@ -26,6 +26,7 @@ from deployments.cache import Budget
 from deployments.engines import Task
 from deployments.errors import ServeAppError
 from deployments.settings import DurationS, Frozen, Limits, ModelIdentity, ModelSettings
+from serve_app.cluster import Cluster, Pool, gpu_memory_for
 from serve_app.complaints import complaint
 
 SHIPPED = Path(__file__).parent / "catalogs"
@@ -56,8 +57,9 @@ class Resources(Frozen):
 
     cpu: float = Field(1.0, ge=0, description="CPUs; a fraction is shared with others")
     gpu: float = Field(0.0, ge=0, description="GPUs: a fraction of one, or several whole ones")
-    vram: ByteSize | None = Field(None, description="memory of a GPU, such as 3GiB, instead of gpu; needs gpu_memory")
+    vram: ByteSize | None = Field(None, description="memory of a GPU, such as 3GiB, instead of gpu")
     memory: ByteSize | None = Field(None, description="RAM, such as 4GiB")
+    pool: str | None = Field(None, description="on which of the catalog's pools; by default on any with room")
 
     def on(self, gpu_memory: int | None) -> "Resources":
         """The same with `vram` as a fraction of a GPU that has so many bytes. Raises `ValueError`."""
@@ -66,7 +68,7 @@ class Resources(Frozen):
         if self.gpu:
             raise ValueError("resources has gpu and vram, which say the same; give one of them")
         if gpu_memory is None:
-            raise ValueError("vram needs the catalog's gpu_memory: what one GPU has, such as 24GiB")
+            raise ValueError("vram needs the catalog's gpu_memory, or a pool's: what one GPU has, such as 24GiB")
         if self.vram > gpu_memory:
             raise ValueError(
                 f"vram is {self.vram.human_readable()}; one GPU has {ByteSize(gpu_memory).human_readable()}"
@@ -202,19 +204,20 @@ class Catalog(Frozen):
     layout: Literal["single"] = "single"
     gateway: Gateway = Gateway()
     gpu_memory: ByteSize | None = Field(None, description="memory of one GPU, of which vram is a fraction")
+    pools: tuple[Pool, ...] = Field((), description="on Kubernetes, the machines that there are")
+    cluster: Cluster = Cluster()
     on_demand: OnDemand = OnDemand()
     models: tuple[Model, ...]
 
     @field_validator("on_demand")
     @classmethod
     def _shared_in_fractions(cls, on_demand: OnDemand, info: ValidationInfo) -> OnDemand:
-        return on_demand.model_copy(update={"resources": on_demand.resources.on(info.data.get("gpu_memory"))})
+        return on_demand.model_copy(update={"resources": _in_fractions(on_demand.resources, info)})
 
     @field_validator("models")
     @classmethod
-    def _in_fractions(cls, models: tuple[Model, ...], info: ValidationInfo) -> tuple[Model, ...]:
-        gpu_memory = info.data.get("gpu_memory")
-        return tuple(model.model_copy(update={"resources": model.resources.on(gpu_memory)}) for model in models)
+    def _models_in_fractions(cls, models: tuple[Model, ...], info: ValidationInfo) -> tuple[Model, ...]:
+        return tuple(model.model_copy(update={"resources": _in_fractions(model.resources, info)}) for model in models)
 
     @model_validator(mode="after")
     def _unique(self) -> "Catalog":
@@ -225,11 +228,17 @@ class Catalog(Frozen):
                 raise ValueError(f"a model is named {model.name!r}, which is what a deployment is called; rename it")
         names = [(model.name, label) for model in self.models for label in (model.name, *model.aliases)]
         _refuse_shared("name or alias", names)
+        _refuse_shared("pool", [("pools", pool.name) for pool in self.pools])
         _refuse_shared("predictor", [(model.name, model.predictor) for model in self.models])
         _refuse_shared("route", [(model.name, model.route) for model in self.models])
         for model in self.models:
             _check_route(model, self.models)
         return self
+
+
+def _in_fractions(resources: Resources, info: ValidationInfo) -> Resources:
+    pools, gpu_memory = info.data.get("pools", ()), info.data.get("gpu_memory")
+    return resources.on(gpu_memory_for(resources.vram, resources.pool, pools, gpu_memory))
 
 
 def _refuse_shared(what: str, labels: list[tuple[str, str]]) -> None:
