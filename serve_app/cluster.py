@@ -44,7 +44,7 @@ class Volume(Frozen):
 class Placed(Frozen):
     """Which nodes pods go to, and what they get there."""
 
-    cpu: float = Field(gt=0, description="CPUs of one pod")
+    cpu: int = Field(ge=1, description="CPUs of one pod")
     memory: ByteSize = Field(gt=0, description="RAM of one pod, such as 16GiB")
     selector: dict[str, str] = Field({}, description="labels of the nodes")
     tolerations: tuple[Toleration, ...] = ()
@@ -56,7 +56,7 @@ class Placed(Frozen):
 class Head(Placed):
     """The pod that leads the Ray cluster; no model runs there."""
 
-    cpu: float = Field(2.0, gt=0)
+    cpu: int = Field(2, ge=1)
     memory: ByteSize = Field(ByteSize(4 << 30), gt=0)
 
 
