@@ -69,17 +69,17 @@ def estimate(model: Model) -> Estimate | str:
 def _folder(source: str) -> Path | str:
     """The model's files where they are on this machine, else why they are not."""
     kind, _, name = source.partition("://")
+    repository, _, revision = name.partition("@")
     try:
         if kind != "hf":
             return sources.resolve(source, lambda _: None)
         import huggingface_hub as hub
 
-        repository, _, revision = name.partition("@")
         return Path(hub.snapshot_download(repository, revision=revision or None, local_files_only=True))
     except SourceError as error:
         return error.message
-    except Exception as error:  # of the hub's many kinds
-        return f"{source} is not on this machine ({type(error).__name__}); `hf download {name}` fetches it"
+    except Exception:  # of the hub's many kinds, all of which mean this
+        return f"not on this machine; `hf download {repository}` fetches it"
 
 
 def weight_bytes(file: Path, float_bits: int | None = None) -> int:

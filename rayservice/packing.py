@@ -9,7 +9,7 @@ from functools import cached_property
 
 UNIT = 10_000
 """Parts of one GPU or CPU: Ray counts them to the ten-thousandth."""
-MAX_STEPS = 100_000
+MAX_STEPS = 20_000
 """Attempts after which the search gives up: seconds."""
 MAX_SEARCHED = 400
 """Replicas beyond which only the first attempt is made, which is at the limit of Python's stack."""

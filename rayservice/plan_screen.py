@@ -73,9 +73,9 @@ def _models(plan: Plan) -> Table:
         declared = " (declared)" if resources.vram else ""
         table.add_row(
             model.name,
-            resources.pool or "-",
+            resources.pool or "nowhere",
             f"{resources.gpu:g}" + (f" x {model.scaling.min}" if model.scaling.min > 1 else ""),
-            f"{share / 2**30:.1f} GiB{declared}" if share else "unknown: the pool has no gpu_memory",
+            f"{share / 2**30:.1f} GiB{declared}" if share else "unknown: the pool says no gpu_memory",
             f"{found.total / 2**30:.1f} GiB: {found.said}" if isinstance(found, Estimate) else found,
         )
     return table
