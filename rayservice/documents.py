@@ -70,7 +70,7 @@ def _objects(path: Path) -> list[Document]:
             continue
         if not isinstance(data, dict) or not isinstance(data.get("kind"), str) or "apiVersion" not in data:
             raise DocumentError(f"{path} holds something that is no Kubernetes object: it has no apiVersion and kind")
-        if data["kind"] == "List" or data["kind"].endswith("List") and "items" in data:
+        if data["kind"] == "List" or (data["kind"].endswith("List") and "items" in data):
             found += [Document(str(path), one) for one in data.get("items") or []]
         else:
             found.append(Document(str(path), data))

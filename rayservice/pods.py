@@ -100,7 +100,7 @@ def _container(name: str, placed: Placed, image: str, catalog: Catalog, ports: d
     made: dict[str, Any] = {
         "name": name,
         "image": image,
-        "env": [{"name": key, "value": value} for key, value in variables.items()],
+        "env": [{"name": key, "value": value} for key, value in variables.items()] + _asked(catalog, set(variables)),
         "ports": [{"name": key, "containerPort": port} for key, port in ports.items()],
         "resources": {"limits": resources, "requests": dict(resources)},
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
@@ -113,6 +113,17 @@ def _container(name: str, placed: Placed, image: str, catalog: Catalog, ports: d
             for index, one in enumerate(placed.volumes)
         ]
     return made
+
+
+def _asked(catalog: Catalog, taken: set[str]) -> list[dict[str, Any]]:
+    """The catalog's own environment variables; those that decide how Ray serves are not to be changed."""
+    return [
+        {"name": one.name, "valueFrom": {"secretKeyRef": one.secret.model_dump()}}
+        if one.secret
+        else {"name": one.name, "value": one.value}
+        for one in catalog.cluster.env
+        if one.name not in taken
+    ]
 
 
 def _template(catalog: Catalog, component: str, placed: Placed, container: dict[str, Any]) -> dict[str, Any]:

@@ -48,9 +48,8 @@ def render(catalog: Catalog, command: str) -> tuple[dict[str, str], dict[str, st
         made["httproute"] = services.http_route(catalog)
     if cluster.network_policy:
         made["networkpolicy"] = services.network_policy(catalog)
-    aliases = {model.predictor: services.alias(model, catalog) for model in catalog.models}
     header = f"Rendered by `{command}`; change the catalog, not this."
-    return _files(made, header), _files(aliases, header)
+    return _files(made, header), _files(services.aliases(catalog), header)
 
 
 def write(files: dict[str, str], folder: Path) -> None:

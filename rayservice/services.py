@@ -45,7 +45,17 @@ def _service(catalog: Catalog, name: str, ports: dict[str, tuple[int, int]]) -> 
     }
 
 
-def alias(model: Model, catalog: Catalog) -> dict[str, Any]:
+def aliases(catalog: Catalog) -> dict[str, dict[str, Any]]:
+    """Every model's alias, by a name for its file: in the catalog's namespace, and in others that want one too."""
+    made = {model.predictor: _alias(model, catalog, catalog.namespace) for model in catalog.models}
+    for model in catalog.models:
+        for namespace in catalog.cluster.alias_namespaces.get(model.name, ()):
+            if namespace != catalog.namespace:
+                made[f"{model.predictor}.{namespace}"] = _alias(model, catalog, namespace)
+    return made
+
+
+def _alias(model: Model, catalog: Catalog, namespace: str) -> dict[str, Any]:
     """The name under which KServe's clients find a model."""
     ports: list[dict[str, Any]] = [{"port": port, "targetPort": port} for port in sorted(catalog.cluster.alias_ports)]
     if len(ports) > 1:  # several ports must have names
@@ -53,7 +63,7 @@ def alias(model: Model, catalog: Catalog) -> dict[str, Any]:
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": {"name": model.predictor, "namespace": catalog.namespace, "labels": {KSERVE_LABEL: model.name}},
+        "metadata": {"name": model.predictor, "namespace": namespace, "labels": {KSERVE_LABEL: model.name}},
         "spec": {
             "type": "ExternalName",
             "externalName": f"{entrance(catalog)}.{catalog.namespace}.svc.cluster.local",

@@ -26,7 +26,7 @@ from deployments.cache import Budget
 from deployments.engines import Task
 from deployments.errors import ServeAppError
 from deployments.settings import DurationS, Frozen, Limits, ModelIdentity, ModelSettings
-from serve_app.cluster import Cluster, Pool, gpu_memory_for
+from serve_app.cluster import Cluster, Pool, check_aliases, gpu_memory_for
 from serve_app.complaints import complaint
 
 SHIPPED = Path(__file__).parent / "catalogs"
@@ -233,6 +233,7 @@ class Catalog(Frozen):
         _refuse_shared("route", [(model.name, model.route) for model in self.models])
         for model in self.models:
             _check_route(model, self.models)
+        check_aliases(self.cluster, {model.name for model in self.models})
         return self
 
 

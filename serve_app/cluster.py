@@ -129,6 +129,20 @@ class NetworkPolicy(Frozen):
     monitoring: Object | None = Field(None, description="the namespace of Prometheus")
 
 
+class Variable(Frozen):
+    """An environment variable of every pod: a value, or one in a Secret."""
+
+    name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    value: str | None = None
+    secret: SecretKey | None = None
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> "Variable":
+        if (self.value is None) == (self.secret is None):
+            raise ValueError("give a value or a secret, and not both")
+        return self
+
+
 class Cluster(Frozen):
     """What surrounds the pools."""
 
@@ -136,10 +150,14 @@ class Cluster(Frozen):
     alias_ports: frozenset[Literal[80, 8000, 9000]] = Field(
         frozenset({8000}), min_length=1, description="ports of the <model>-predictor aliases: 80 HTTP, 9000 gRPC too"
     )
+    alias_namespaces: dict[str, tuple[Label, ...]] = Field(
+        {}, description="by model, further namespaces whose clients look for its alias"
+    )
     auth_secret: Object | None = Field(
         None, description="Secret whose auth_token guards Ray's control plane; without one anyone inside may run code"
     )
-    env_secrets: tuple[Object, ...] = Field((), description="Secrets that become environment variables, as HF_TOKEN")
+    env: tuple[Variable, ...] = Field((), description="environment variables of every pod, such as HF_TOKEN")
+    env_secrets: tuple[Object, ...] = Field((), description="Secrets all of whose keys are environment variables")
     image_pull_secrets: tuple[Object, ...] = ()
     redis: Redis | None = None
     upgrade: Literal["auto", "none", "new-cluster"] = Field(
@@ -148,6 +166,13 @@ class Cluster(Frozen):
     http_route: HttpRoute | None = None
     network_policy: NetworkPolicy | None = None
     pod_monitor: bool = Field(True, description="have the Prometheus operator collect metrics")
+
+
+def check_aliases(cluster: Cluster, models: set[str]) -> None:
+    """Raise `ValueError` for further aliases of models that there are not."""
+    if unknown := cluster.alias_namespaces.keys() - models:
+        have = ", ".join(sorted(models))
+        raise ValueError(f"alias_namespaces names {', '.join(sorted(unknown))}, which are no models; have: {have}")
 
 
 def gpu_memory_for(vram: int | None, pool: str | None, pools: Sequence[Pool], otherwise: int | None) -> int | None:
