@@ -9,7 +9,7 @@ from deployments.errors import ServeAppError
 from serve_app import catalog as catalogs
 from serve_app.cli import app, console, main
 
-__all__ = ["main"]
+__all__ = ["app", "main"]
 
 Catalog = Annotated[str, typer.Argument(help="A catalog's file, or the name of a shipped one.")]
 Files = Annotated[list[Path], typer.Argument(help="YAML files, or folders of them.")]

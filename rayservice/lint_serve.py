@@ -171,7 +171,12 @@ def _room(config: dict[str, Any], cluster: dict[str, Any]) -> Iterator[str]:
                 demands.append(demand)
     most = sum(demand.replicas for demand in demands)  # machines beyond that make no difference
     for demand in pack(demands, [_machines(group, most) for group in groups]).unplaced:
-        others = [one.name for one in demands if one is not demand and one.gpu.keys() & demand.gpu.keys()]
+        others = [
+            one.name
+            for one in demands
+            if one is not demand
+            and any(bool(one.gpu[pool]) >= bool(demand.gpu[pool]) for pool in one.gpu.keys() & demand.gpu)
+        ]
         yield (
             f"{demand.name} needs {max(demand.gpu.values()) / UNIT:g} GPU, {demand.cpu / UNIT:g} CPU on "
             f"{' or '.join(demand.gpu)}, where there is no room beside {', '.join(others) or 'nothing'}"

@@ -145,7 +145,13 @@ def _placed(catalog: Catalog, packing: Packing) -> Catalog:
 def _complaint(catalog: Catalog, packing: Packing, demands: list[Demand], one: Demand) -> str:
     asked = f"{one.name} needs {_said(one)}" + (f" {one.replicas} times" if one.replicas > 1 else "")
     if not one.gpu:
-        return f"{asked}, which no pool's GPUs have: {_pools(catalog)}"
+        resources = next(resources for name, resources, _ in _deployments(catalog, most=False) if name == one.name)
+        gpus = (
+            f"{resources.vram.human_readable()} of a GPU"
+            if resources.vram
+            else f"{resources.gpu:g} GPUs on one machine"
+        )
+        return f"{one.name} needs {gpus}, which no pool has: {_pools(catalog)}"
     where = f"on pool {next(iter(one.gpu))}" if len(one.gpu) == 1 else f"on one of {', '.join(one.gpu)}"
     sure = "" if packing.exhaustive else " (as far as was searched)"
     helps = _remedies(catalog, packing, demands, one)
@@ -160,8 +166,11 @@ def _said(one: Demand) -> str:
 
 
 def _pools(catalog: Catalog) -> str:
+    """Every pool's GPUs."""
     return ", ".join(
-        f"{pool.name} has {pool.gpus} of {pool.kind} in each of {pool.most_nodes}" for pool in catalog.pools
+        f"{pool.name} has {pool.gpus} of {pool.kind}"
+        + (f", {pool.gpu_memory.human_readable()} each" if pool.gpu_memory else "")
+        for pool in catalog.pools
     )
 
 

@@ -73,7 +73,8 @@ def graph(one: Reading, models: list[Imported], report: list[str]) -> None:
         for step in spec.get("steps") or []:
             called = step.get("serviceName") or step.get("nodeName") or step.get("serviceUrl") or "?"
             service = (nodes.get(called) or {}).get("serviceName", called)
-            known = "" if service in names or called in nodes or "/" in called else " (not in these files)"
+            there = service in names or "/" in called or "routerType" in nodes.get(called, {})
+            known = "" if there else " (not in these files)"
             rest = {key: value for key, value in step.items() if key not in ("serviceName", "nodeName", "serviceUrl")}
             said = re.sub(r"[{}']", "", str(rest))
             steps.append(f"{service}{known}" + (f" [{said}]" if rest else ""))

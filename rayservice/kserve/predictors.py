@@ -73,8 +73,12 @@ def imported(service: Reading, all_runtimes: Sequence[Reading], report: list[str
 
 
 def _base(service: Reading) -> tuple[tuple[Key, ...], str | None]:
-    """Where the model's container is described, and its format, if it has one."""
-    predictor = service.document.data.get("spec", {}).get("predictor", {})
+    """Where the model's container is described, and its format, if it has one. Raises `ValueError`."""
+    predictor = service.document.data["spec"]["predictor"]
+    model_like = [predictor[key] for key in ("model", *runtimes.OLD_KEYS) if key in predictor]
+    model_like += predictor.get("containers") or []
+    if not model_like or not all(isinstance(one, dict) for one in model_like):
+        raise ValueError("spec.predictor has no model, no containers and none of " + ", ".join(runtimes.OLD_KEYS))
     if "model" in predictor:
         model: tuple[Key, ...] = ("spec", "predictor", "model")
         return model, service.text(*model, "modelFormat", "name")
@@ -113,7 +117,9 @@ def _engine(
         wanted = runtimes.of_image(image, service.text(*base, "name"), one.name)
         why = f"a guess by {service.where(*base, 'image')}, {image}"
     else:
-        wanted, why = runtimes.FORMATS.get(form.lower()), f"{service.where(*base)}, {form}"
+        named = service.text(*base, "runtime") or (runtime.document.name if runtime else None)
+        why = f"{service.where(*base)}, {form}" + (f", runtime {named}" if named else "")
+        wanted = runtimes.FORMATS.get(form.lower())
         if wanted == "torchscript" and runtimes.is_llm(one.name, service.text(*base, "storageUri")):
             wanted, why = "vllm", f"{why}, by its name a language model"
             report.append(f"{why}: engine vllm wants its folder as Hugging Face has it, not an archive of TorchServe")

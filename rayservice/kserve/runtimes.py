@@ -114,13 +114,13 @@ def arguments(words: Sequence[str], engine: str) -> Arguments:
             found.lost.append(f"--{key}: it is no option of engine {engine}")
         elif key in vllm.REFUSED:
             found.lost.append(f"--{key}: {vllm.REFUSED[key]}")
-        elif vllm.known() and key not in vllm.known() and not key.startswith("no_"):
-            found.lost.append(f"--{key}: the vLLM of this version has no such argument")
         else:
             negated = key.startswith("no_") and key not in vllm.known()
-            found.options[key.removeprefix("no_") if negated else key] = (
-                not negated if value is None else _value(values)
-            )
+            option = key.removeprefix("no_") if negated else key
+            if vllm.known() and option not in vllm.known():
+                found.lost.append(f"--{key}: the vLLM of this version has no such argument")
+            else:
+                found.options[option] = not negated if value is None else _value(values)
     return found
 
 

@@ -199,7 +199,7 @@ def test_a_catalog_without_pools_gets_a_machine_made_to_measure() -> None:
         (lambda: catalog(model("a", resources={"gpu": 1})), "has no pools, and a ask for GPUs"),
         (
             lambda: catalog(model("a", resources={"gpu": 2}), pools=[NVIDIA]),
-            "which no pool's GPUs have: gpu has 1 of nvidia",
+            "which no pool has: gpu has 1 of nvidia",
         ),
     ],
 )
