@@ -101,8 +101,9 @@ def _catalog(models: list[Imported], by_kind: dict[str, list[Reading]], report: 
         others.storage_container(reading, found, report)
     for reading in by_kind.get("PersistentVolumeClaim", []):
         others.claim(reading, models, report)
-    for reading in by_kind.get("InferenceGraph", []):
-        others.graph(reading, models, report)
+    graphs = [
+        others.graph(reading, {one.name for one in models}, report) for reading in by_kind.get("InferenceGraph", [])
+    ]
     home = catalog["namespace"].value
     elsewhere = {one.name: [one.namespace] for one in models if one.namespace != home}
     if elsewhere:
@@ -118,6 +119,8 @@ def _catalog(models: list[Imported], by_kind: dict[str, list[Reading]], report: 
         catalog["cluster"]["env_secrets"] = Said(list(secrets), "; ".join(secrets.values()))
     catalog["pools"] = pools_of(models, report)
     catalog["models"] = [one.entry for one in models]
+    if any(graphs):
+        catalog["graphs"] = [one for one in graphs if one]
     if not catalog["cluster"]:
         del catalog["cluster"]
     return catalog

@@ -7,6 +7,10 @@ from rayservice.kserve.predictors import Imported
 from rayservice.kserve.reading import Reading
 from rayservice.lint import KSERVE_LABEL
 from rayservice.yaml_text import Said
+from serve_app.catalog import Catalog
+
+GRAPHS = "graphs" in Catalog.model_fields
+"""Whether catalogs of this version have graphs."""
 
 
 def storage_container(one: Reading, variables: list[tuple[dict[str, Any], str]], report: list[str]) -> None:
@@ -61,27 +65,41 @@ def alias(one: Reading, models: list[Imported], catalog: dict[str, Any], report:
         asked["alias_ports"] = Said(sorted({*had, *wanted, 8000}), one.where("spec", "ports"))
 
 
-def graph(one: Reading, models: list[Imported], report: list[str]) -> None:
-    """A catalog has no graphs: what each step calls is said, so that a client or a class can do it."""
+def graph(one: Reading, names: set[str], report: list[str]) -> dict[str, Any] | None:
+    """An InferenceGraph in a catalog's form, which is KServe's; None, and a line for each of its nodes, where a
+    service that it asks is none of these models.
+
+    A node without a `routerType`, as people write them, only names the service behind a step.
+    """
     nodes = one.take("spec", "nodes") or {}
-    names = {model.name for model in models}
-    for node, spec in nodes.items():
-        kind = spec.get("routerType")
-        if not kind and spec.get("serviceName"):
-            continue  # it only names the service behind a step
-        steps = []
-        for step in spec.get("steps") or []:
-            called = step.get("serviceName") or step.get("nodeName") or step.get("serviceUrl") or "?"
-            service = (nodes.get(called) or {}).get("serviceName", called)
-            there = service in names or "/" in called or "routerType" in nodes.get(called, {})
-            known = "" if there else " (not in these files)"
-            rest = {key: value for key, value in step.items() if key not in ("serviceName", "nodeName", "serviceUrl")}
-            said = re.sub(r"[{}']", "", str(rest))
-            steps.append(f"{service}{known}" + (f" [{said}]" if rest else ""))
-        report.append(
-            f"{one.where('spec', 'nodes', node)}: {kind or 'node'} of {', '.join(steps)}; a catalog has no graphs: ask "
-            "the models one after the other in the client, or in a class of engine python"
-        )
+    routers = {name: spec for name, spec in nodes.items() if "routerType" in spec or "serviceName" not in spec}
+    made = {}
+    missing: list[str] = []
+    for name, spec in routers.items():
+        steps = [_step(step, nodes) for step in spec.get("steps") or []]
+        missing += [step["serviceName"] for step in steps if step.get("serviceName", next(iter(names))) not in names]
+        made[name] = spec | {"steps": steps}
+    if not missing and GRAPHS:
+        return {"name": Said(one.document.name, one.where()), "nodes": made}
+    why = (
+        f"not in these files: {', '.join(missing)}" if missing else "this version has no graphs: ask them in the client"
+    )
+    for name, spec in made.items():
+        steps = [_said(step) for step in spec["steps"]]
+        report.append(f"{one.where('spec', 'nodes', name)}: {spec.get('routerType')} of {', '.join(steps)}; {why}")
+    return None
+
+
+def _step(step: dict[str, Any], nodes: dict[str, Any]) -> dict[str, Any]:
+    """The step, with the service that it comes to."""
+    called = step.get("serviceName")
+    return step if called is None else step | {"serviceName": (nodes.get(called) or {}).get("serviceName", called)}
+
+
+def _said(step: dict[str, Any]) -> str:
+    target = step.get("serviceName") or step.get("nodeName") or step.get("serviceUrl") or "?"
+    rest = {key: value for key, value in step.items() if key not in ("serviceName", "nodeName", "serviceUrl")}
+    return target + (f" [{re.sub('[{}]', '', str(rest))}]" if rest else "")
 
 
 def variables(found: list[tuple[dict[str, Any], str]], report: list[str]) -> list[Any]:

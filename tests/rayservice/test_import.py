@@ -79,7 +79,8 @@ def test_all_examples_import_together() -> None:
     for said in (
         "serving.kserve.io/metric: gpu-utilization",
         "the image ghcr.io/org/whisper:latest",
-        "Sequence of bge-embedder (not in these files), vector-search (not in these files), qwen-llm (not",
+        "Sequence of bge-embedder, vector-search, qwen-llm; not in these files: bge-embedder, vector-search, qwen-llm",
+        "Sequence of embedder, retriever ['data': '$response'], llm ['data': '$response']; not in these files: embedder",
         "PersistentVolumeClaim model-cache is in ai-hub; the pods are in ai-ml",
     ):
         assert any(said in line for line in report), said
@@ -406,6 +407,28 @@ def test_the_same_name_in_two_namespaces_stays_two_models() -> None:
     found, report = imported(service(sklearn()), service(sklearn(), namespace="other"))
     assert [model.name for model in found.models] == ["m", "m-other"]
     assert any("it is m-other here" in line for line in report)
+
+
+GRAPH = {
+    "root": {"routerType": "Sequence", "steps": [{"serviceName": "first"}, {"nodeName": "both"}]},
+    "both": {"routerType": "Ensemble", "steps": [{"serviceName": "m"}, {"serviceUrl": "http://elsewhere/x"}]},
+    "first": {"serviceName": "m"},
+}
+
+
+def test_a_graph_of_these_models_is_taken_or_said_step_by_step() -> None:
+    text, report = convert([service(sklearn()), kind("InferenceGraph", "g", {"nodes": GRAPH})])
+    graphs = parsed(text).get("graphs")
+    assert bool(graphs) is ("graphs" in Catalog.model_fields)
+    if graphs:
+        steps = [{"serviceName": "m"}, {"nodeName": "both"}]
+        assert graphs[0]["nodes"] == {"root": GRAPH["root"] | {"steps": steps}, "both": GRAPH["both"]}
+        assert not report
+    else:
+        assert [line.partition("spec.nodes.")[2].partition(";")[0] for line in report] == [
+            "root: Sequence of m, both",
+            "both: Ensemble of m, http://elsewhere/x",
+        ]
 
 
 def test_an_unknown_kind_is_reported() -> None:
