@@ -14,8 +14,9 @@ WORKDIR /opt/serve_app
 
 COPY requirements/gpu.txt requirements/gpu.txt
 RUN pip install --no-cache-dir --no-deps --require-hashes -r requirements/gpu.txt
-# CTranslate2 (faster-whisper) looks for cuBLAS and cuDNN where the linker does, not in the wheels that have them.
-RUN find /usr/local/lib/python3.11/site-packages/nvidia -type d -name lib > /etc/ld.so.conf.d/nvidia-wheels.conf \
+# CTranslate2 (faster-whisper) is built for CUDA 12, all else for 13; and it looks where the linker does, not in wheels.
+RUN pip install --no-cache-dir --no-deps nvidia-cublas-cu12==12.9.3.13 \
+    && find /usr/local/lib/python3.11/site-packages/nvidia -type d -name lib > /etc/ld.so.conf.d/nvidia-wheels.conf \
     && ldconfig
 COPY pyproject.toml README.md LICENSE ./
 COPY serve_app serve_app

@@ -80,7 +80,7 @@ def test_all_examples_import_together() -> None:
         "serving.kserve.io/metric: gpu-utilization",
         "the image ghcr.io/org/whisper:latest",
         "Sequence of bge-embedder, vector-search, qwen-llm; not in these files: bge-embedder, vector-search, qwen-llm",
-        "Sequence of embedder, retriever ['data': '$response'], llm ['data': '$response']; not in these files: embedder",
+        "Sequence of embedder, retriever ['data': '$response'], llm ['data': '$response']; not in these files: emb",
         "PersistentVolumeClaim model-cache is in ai-hub; the pods are in ai-ml",
     ):
         assert any(said in line for line in report), said
