@@ -7,11 +7,16 @@ import typer
 
 from deployments.errors import ServeAppError
 from serve_app import catalog as catalogs
-from serve_app.cli import app, console, main
+from serve_app.cli import Port, app, console, main
+from serve_app.cli import status as status_here
 
 __all__ = ["app", "main"]
 
 Catalog = Annotated[str, typer.Argument(help="A catalog's file, or the name of a shipped one.")]
+Context = Annotated[str | None, typer.Option(help="The kubeconfig context. Default: the current one.")]
+Url = Annotated[
+    str | None, typer.Option(help="Where the application answers. Default: its Service, inside the cluster.")
+]
 Files = Annotated[list[Path], typer.Argument(help="YAML files, or folders of them.")]
 
 
@@ -90,6 +95,74 @@ def import_(
     print(f"wrote {out}")
     for line in report:
         print(f"not carried over: {line}")
+
+
+@app.command()
+def deploy(
+    catalog: Catalog,
+    context: Context = None,
+    local: Annotated[bool, typer.Option("--local", help="Give it to a Ray that runs, without Kubernetes.")] = False,
+    ray_url: Annotated[str, typer.Option(help="With --local, Ray's dashboard.")] = "http://127.0.0.1:8265",
+    no_gpus: Annotated[bool, typer.Option("--no-gpus", help="With --local, CPUs in place of GPUs.")] = False,
+) -> None:
+    """Put a catalog into a cluster, by server-side apply; see `wait` for what becomes of it."""
+    from rayservice import client
+
+    if local:
+        client.deploy_local(catalogs.load(catalog), ray_url, no_gpus)
+        print(f"Ray at {ray_url} has it")
+        return
+    for said in client.deploy(client.connect(context), catalogs.load(catalog)):
+        print(f"applied {said}")
+
+
+@app.command()
+def delete(catalog: Catalog, context: Context = None) -> None:
+    """Take a catalog out of a cluster again."""
+    from rayservice import client
+
+    gone = client.delete(client.connect(context), catalogs.load(catalog))
+    print("\n".join(f"deleted {said}" for said in gone) or "nothing of it was there")
+
+
+@app.command()
+def wait(
+    catalog: Catalog,
+    context: Context = None,
+    url: Url = None,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait at most.", min=1)] = 1800.0,
+) -> None:
+    """Wait until a cluster serves the newest version of a catalog; ends with the reason if it will not."""
+    from rayservice import client
+
+    found, cluster = catalogs.load(catalog), client.connect(context)
+    address = url or client.url_of(found)
+    if client.model_states(address) is None:
+        print(f"models are not asked as long as nothing answers at {address}; see --url")
+    client.wait(lambda: client.look(cluster, found), lambda: client.model_states(address), console(), timeout)
+
+
+@app.command()
+def status(
+    catalog: Annotated[str | None, typer.Argument(help="A catalog in a cluster. Default: what runs here.")] = None,
+    port: Port = 8000,
+    context: Context = None,
+    url: Url = None,
+) -> None:
+    """Show every model of what runs on this machine's port, or of a catalog in a cluster."""
+    from rayservice import client, progress
+
+    if catalog is None:
+        status_here(port)
+        return
+    found = catalogs.load(catalog)
+    manifest = client.look(client.connect(context), found)
+    states = client.model_states(url or client.url_of(found))
+    console().print(progress.table(manifest, states))
+    if states is None:
+        print(f"the models could not be asked: nothing answers at {url or client.url_of(found)}; see --url")
+    if not progress.progress(manifest, states).ready:
+        raise typer.Exit(1)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,16 @@ machine is down, the models that are there answer through it."""
 def render(catalog: Catalog, command: str) -> tuple[dict[str, str], dict[str, str]]:
     """The files of a catalog, text by name: the application's, and the aliases'. `command` is what a comment names.
 
+    Raises what `objects` does.
+    """
+    header = f"Rendered by `{command}`; change the catalog, not this."
+    manifests, aliases = objects(catalog)
+    return _files(manifests, header), _files(aliases, header)
+
+
+def objects(catalog: Catalog) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """The same as objects, by a name for their files; values may have comments (`Said`).
+
     Raises `PlanError` for a catalog that does not fit on its pools, and for a name that KubeRay refuses.
     """
     if len(catalog.name) > MAX_NAME:
@@ -48,8 +58,7 @@ def render(catalog: Catalog, command: str) -> tuple[dict[str, str], dict[str, st
         made["httproute"] = services.http_route(catalog)
     if cluster.network_policy:
         made["networkpolicy"] = services.network_policy(catalog)
-    header = f"Rendered by `{command}`; change the catalog, not this."
-    return _files(made, header), _files(services.aliases(catalog), header)
+    return made, services.aliases(catalog)
 
 
 def write(files: dict[str, str], folder: Path) -> None:

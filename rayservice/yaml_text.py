@@ -28,6 +28,15 @@ def dump(data: dict[str, Any], header: str = "") -> str:
     return "".join(f"# {line}".rstrip() + "\n" for line in header.splitlines()) + text.getvalue()
 
 
+def plain(value: Any) -> Any:
+    """The same without comments."""
+    if isinstance(value, dict):
+        return {key: plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
+    return plain(value.value) if isinstance(value, Said) else value
+
+
 def _commented(value: Any, column: int) -> Any:
     if isinstance(value, dict):
         made = CommentedMap()

@@ -63,3 +63,8 @@ def for_ray(session: str, token: str, folder: str, first_port: int) -> dict[str,
             "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{folder}/haproxy.state",
         }
     return inherited | ours
+
+
+def ray_token() -> str | None:
+    """`RAY_AUTH_TOKEN`: what Ray's control plane asks for, where it asks for a token."""
+    return os.environ.get("RAY_AUTH_TOKEN")
