@@ -3,6 +3,7 @@
 import importlib
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from math import ceil
 from typing import Any
 
@@ -167,6 +168,8 @@ def _room(config: dict[str, Any], cluster: dict[str, Any]) -> Iterator[str]:
                 yield f"{demand.name}: no group has {_asked(demand, one)}" + (
                     f" and labels {selector}" if selector else ""
                 )
+            elif len(demand.gpu) > 1:  # its replicas may be on several groups
+                demands += [replace(demand, replicas=1) for _ in range(demand.replicas)]
             else:
                 demands.append(demand)
     most = sum(demand.replicas for demand in demands)  # machines beyond that make no difference

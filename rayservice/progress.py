@@ -67,8 +67,7 @@ def table(manifest: Mapping[str, Any], states: Sequence[State] | None) -> Table:
         rows.append(("application", name, str(one.get("status")), _last_line(one)))
         for deployment, two in sorted((one.get("serveDeploymentStatuses") or {}).items()):
             rows.append(("deployment", deployment, str(two.get("status")), _last_line(two)))
-    for one in states or ():
-        rows.append(("model", one["name"], one["state"], one.get("reason") or one.get("progress", "")))
+    rows += [("model", one["name"], one["state"], one.get("reason") or one.get("progress", "")) for one in states or ()]
     good = {"RUNNING": "ready", "HEALTHY": "ready", FAILED: "failed", "UNHEALTHY": "failed"}
     for what, name, state, why in rows:
         colour = COLOURS.get(good.get(state, state), "yellow")

@@ -41,8 +41,14 @@ def claim(one: Reading, models: list[Imported], report: list[str]) -> None:
 
 def alias(one: Reading, models: list[Imported], catalog: dict[str, Any], report: list[str]) -> None:
     """An ExternalName service that clients know: its name, its target and its ports."""
+    if one.text("spec", "type") != "ExternalName":
+        one.take("spec")
+        one.take("metadata")
+        report.append(
+            f"{one.where()}: it is no ExternalName; a Service that KServe made goes with its InferenceService"
+        )
+        return
     target = one.text("spec", "externalName") or ""
-    one.take("spec", "type")
     ports = [port.get("port") for port in one.take("spec", "ports") or []]
     label = one.text("metadata", "labels", KSERVE_LABEL)
     service, _, rest = target.partition(".")
@@ -85,8 +91,8 @@ def graph(one: Reading, names: set[str], report: list[str]) -> dict[str, Any] | 
         f"not in these files: {', '.join(missing)}" if missing else "this version has no graphs: ask them in the client"
     )
     for name, spec in made.items():
-        steps = [_said(step) for step in spec["steps"]]
-        report.append(f"{one.where('spec', 'nodes', name)}: {spec.get('routerType')} of {', '.join(steps)}; {why}")
+        said = ", ".join(_said(step) for step in spec["steps"])
+        report.append(f"{one.where('spec', 'nodes', name)}: {spec.get('routerType')} of {said}; {why}")
     return None
 
 

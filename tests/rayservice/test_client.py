@@ -128,7 +128,8 @@ def test_what_is_waited_for_is_said(manifest: dict[str, Any], states: Any, said:
 
 def test_waiting_ends_after_three_looks_in_a_row_that_find_all_ready() -> None:
     looks = [ray_service(observedGeneration=1), ray_service(), ray_service("DEPLOYING"), *[ray_service()] * 3]
-    left, slept, console = iter(looks), [], Console(record=True, width=200)
+    slept: list[float] = []
+    left, console = iter(looks), Console(record=True, width=200)
     clients.wait(lambda: next(left), lambda: [READY], console, timeout_s=60, sleep=slept.append)
     assert len(slept) == 5
     assert next(left, None) is None

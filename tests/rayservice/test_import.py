@@ -403,13 +403,33 @@ def test_an_alias_names_the_application_and_keeps_its_own_name_and_ports() -> No
     assert any("its model m is not in these files" in line for line in report)
 
 
+def test_a_service_that_kserve_made_is_no_alias() -> None:
+    made = kind("Service", "m-predictor", {"type": "ClusterIP", "ports": [{"port": 80}]}, labels={"app": "isvc.m"})
+    found, report = imported(service(sklearn()), made)
+    assert found.cluster.alias_ports == {8000}
+    assert report == [
+        "x.yaml: Service m-predictor: it is no ExternalName; a Service that KServe made goes with its InferenceService"
+    ]
+
+
+def test_a_list_as_kubectl_gives_it_is_read_and_what_the_server_wrote_is_left_out(tmp_path: Path) -> None:
+    one = service(sklearn(), uid="1", resourceVersion="2", creationTimestamp="now").data | {
+        "status": {"url": "http://x"}
+    }
+    file = tmp_path / "list.yaml"
+    with file.open("w") as opened:
+        YAML(typ="safe").dump({"apiVersion": "v1", "kind": "List", "items": [one]}, opened)
+    found, report = imported(*read([file]))
+    assert ([model.name for model in found.models], report) == (["m"], [])
+
+
 def test_the_same_name_in_two_namespaces_stays_two_models() -> None:
     found, report = imported(service(sklearn()), service(sklearn(), namespace="other"))
     assert [model.name for model in found.models] == ["m", "m-other"]
     assert any("it is m-other here" in line for line in report)
 
 
-GRAPH = {
+GRAPH: dict[str, dict[str, Any]] = {
     "root": {"routerType": "Sequence", "steps": [{"serviceName": "first"}, {"nodeName": "both"}]},
     "both": {"routerType": "Ensemble", "steps": [{"serviceName": "m"}, {"serviceUrl": "http://elsewhere/x"}]},
     "first": {"serviceName": "m"},

@@ -214,6 +214,15 @@ HARMLESS: dict[str, Change] = {
     "any of two pools": serve(
         lambda c: deployment(c, "a")["ray_actor_options"].update(label_selector={"pool": "in(gpu, other)"})
     ),
+    "replicas on several groups": serve(
+        lambda c: deployment(c, "gateway").update(autoscaling_config={"min_replicas": 2, "max_replicas": 2})
+    ),
+    "replicas that need both groups": serve(
+        lambda c: (
+            deployment(c, "a")["ray_actor_options"].update(num_gpus=0.2, label_selector={}),
+            deployment(c, "a").update(autoscaling_config={"min_replicas": 3, "max_replicas": 3}),
+        )
+    ),
     "another application": serve(
         lambda c: c["applications"].append({"name": "other", "route_prefix": "/other", "import_path": "serve_app:app"})
     ),

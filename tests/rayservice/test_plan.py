@@ -145,6 +145,11 @@ def test_files_that_cannot_be_judged_are_said_to_be_so(tmp_path: Path, content: 
     assert reason in found
 
 
+def test_nothing_is_fetched_for_an_estimate() -> None:
+    found = estimate(catalog(model("a", source="hf://nobody/has-this")).models[0])
+    assert found == "not on this machine; `hf download nobody/has-this` fetches it"
+
+
 def test_a_share_smaller_than_the_files_suggest_is_doubted() -> None:
     llm = {"name": "llm", "engine": "transformers", "source": "package://deployments.embedded_llm"}
     tight = catalog(llm | {"resources": {"vram": "512MiB"}}, pools=[NVIDIA])
