@@ -17,7 +17,8 @@ COLOURS = ("cyan", "magenta", "green", "blue", "yellow")
 def show(console: Console, plan: Plan) -> None:
     """The whole plan, and what is wrong with it."""
     console.print(_gpus(plan))
-    console.print(_models(plan))
+    if _on_gpus(plan.catalog):
+        console.print(_models(plan))
     for line in plan.complaints:
         console.print(line, style="red", markup=False, soft_wrap=True)
     for line in doubts(plan.catalog):
