@@ -239,6 +239,16 @@ def test_vram_is_a_share_of_the_pool_that_the_model_is_on() -> None:
     assert shares == {"a": ("big", 0.25), "b": ("small", 0.5)}
 
 
+def test_vram_is_a_share_of_another_pool_where_the_smallest_gpu_is_taken() -> None:
+    big, small = NVIDIA | {"name": "big", "gpu_memory": "48GiB"}, NVIDIA | {"name": "small", "gpu_memory": "8GiB"}
+    of = catalog(*(model(name, resources={"vram": "6GiB", "cpu": 10}) for name in "ab"), pools=[big, small])
+    shares = {(one.resources.pool, one.resources.gpu) for one in plan(of).catalog.models}
+    assert shares == {("big", 0.125), ("small", 0.75)}
+    config = parsed(ray_service(of)["spec"]["serveConfigV2"])
+    rendered = [one["ray_actor_options"] for one in config["applications"][0]["deployments"][1:]]
+    assert {(one["label_selector"]["pool"], one["num_gpus"]) for one in rendered} == shares
+
+
 def test_what_is_no_longer_rendered_is_taken_away(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("kind: Secret\n")
     write(render(catalog(model("a"), model("b")), "serve-app render x")[1], tmp_path)
