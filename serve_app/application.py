@@ -5,11 +5,8 @@ Structure (which models, on which engines) is in the deployments' arguments; eve
 others' processes alone. See `serve_config` for the same as a Serve config file.
 """
 
-import hashlib
-from pathlib import Path
 from typing import Any
 
-import orjson
 from pydantic import BaseModel, ConfigDict
 from ray import serve
 from ray.serve import Application
@@ -19,8 +16,9 @@ from deployments.cache import Budget
 from deployments.replica import ModelReplica
 from serve_app import catalog as catalogs
 from serve_app import environment
-from serve_app.catalog import GATEWAY, SHARED, Catalog, Model, Scaling
+from serve_app.catalog import Catalog
 from serve_app.gateway import Gateway, GatewaySettings
+from serve_app.model import GATEWAY, SHARED, Model, Scaling
 from serve_app.resolve import ModelEntry
 from serve_app.rpc import SERVICERS
 
@@ -30,6 +28,10 @@ LOGGING = LoggingConfig(log_level="WARNING", enable_access_log=False)
 """Ray Serve makes a log record for every request even where it is dropped later, unless the level forbids it."""
 HEALTH_PERIOD_S = 2.0
 """How soon a replica that died is noticed and replaced."""
+POOL_LABEL = "pool"
+"""The label of Ray's nodes that says which of the catalog's pools they are of."""
+Structure = dict[str, list[dict[str, Any]]]
+"""What only new replicas can change: the identities of the models that each deployment hosts."""
 
 
 class BuildArgs(BaseModel):
@@ -39,18 +41,32 @@ class BuildArgs(BaseModel):
 
     catalog: str | dict[str, Any] | None = None
     """A catalog's file, a shipped one's name, or the catalog itself. By default `SERVE_APP_CATALOG`."""
-    structure: str | None = None
-    """Digest of the catalog's structure, so that Ray Serve rebuilds the application when that changes."""
+    structure: Structure | None = None
+    """In place of a catalog where a Serve config gives the deployments' options, as `serve_config` does: a replica
+    then needs no file, and Ray Serve rebuilds the application when the structure changes and only then."""
 
 
 def build(args: BuildArgs) -> Application:
     """The application of a catalog. Raises `CatalogError` where the catalog is not valid."""
+    if args.structure is not None:
+        return _bind(args.structure, {})
     given = args.catalog or environment.catalog_name()
     catalog = catalogs.parse(given) if isinstance(given, dict) else catalogs.load(given)
-    hosts = {name: _replica(name, models, catalog) for name, models in hosted(catalog).items()}
-    inline = [model.identity.model_dump(mode="json") for model in catalog.models if model.inline]
-    deployment = serve.deployment(serve.ingress()(Gateway))
-    return deployment.options(name=GATEWAY, logging_config=LOGGING, **gateway_options(catalog)).bind(hosts, inline)
+    return _bind(structure(catalog), options(catalog))
+
+
+def _bind(structure: Structure, options: dict[str, dict[str, Any]]) -> Application:
+    """The deployments of that structure; those without options get them from a Serve config."""
+    hosts = {}
+    for name, identities in structure.items():
+        if name != GATEWAY:
+            replica = serve.deployment(ModelReplica)
+            hosts[name] = replica.options(name=name, logging_config=LOGGING, **options.get(name, {})).bind(
+                identities, on_demand=name == SHARED
+            )
+    gateway = serve.deployment(serve.ingress()(Gateway))
+    named = gateway.options(name=GATEWAY, logging_config=LOGGING, **options.get(GATEWAY, {}))
+    return named.bind(hosts, structure.get(GATEWAY, []))
 
 
 def hosted(catalog: Catalog) -> dict[str, list[Model]]:
@@ -62,12 +78,15 @@ def hosted(catalog: Catalog) -> dict[str, list[Model]]:
     return found
 
 
-def _replica(name: str, models: list[Model], catalog: Catalog) -> Application:
-    deployment = serve.deployment(ModelReplica)
-    identities = [model.identity.model_dump(mode="json") for model in models]
-    return deployment.options(name=name, logging_config=LOGGING, **host_options(models, catalog)).bind(
-        identities, on_demand=name == SHARED
-    )
+def options(catalog: Catalog, pools: bool = False) -> dict[str, dict[str, Any]]:
+    """Ray Serve's options of each deployment; with `pools` each is kept to nodes of its pool, if it names one."""
+    found = {GATEWAY: gateway_options(catalog)}
+    for name, models in hosted(catalog).items():
+        found[name] = host_options(models, catalog)
+        pool = (catalog.on_demand if name == SHARED else models[0]).resources.pool
+        if pools and pool:
+            found[name]["ray_actor_options"]["label_selector"] = {POOL_LABEL: pool}
+    return found
 
 
 def host_options(models: list[Model], catalog: Catalog) -> dict[str, Any]:
@@ -141,10 +160,11 @@ def scaling_options(scaling: Scaling) -> dict[str, Any]:
     }
 
 
-def serve_config(catalog: Catalog, path: Path, host: str, port: int, grpc_port: int) -> dict[str, Any]:
-    """The Serve config (`serve deploy`, `PUT /api/serve/applications/`) of the catalog in file `path`.
+def serve_config(catalog: Catalog, host: str, port: int, grpc_port: int, pools: bool = False) -> dict[str, Any]:
+    """The Serve config (`serve deploy`, `PUT /api/serve/applications/`) of a catalog; it needs no file beside it.
 
-    Deploying it again after a change of settings reconfigures the models concerned and no other.
+    Deploying it again after a change of settings reconfigures the models concerned and no other. `pools` is for
+    clusters whose nodes are labelled by the catalog's pools.
     """
     return {
         "http_options": {"host": host, "port": port},
@@ -158,17 +178,16 @@ def serve_config(catalog: Catalog, path: Path, host: str, port: int, grpc_port: 
                 "name": catalog.name,
                 "route_prefix": "/",
                 "import_path": "serve_app:build",
-                "args": {"catalog": str(path), "structure": structure(catalog)},
-                "deployments": [
-                    {"name": GATEWAY, **gateway_options(catalog)},
-                    *({"name": name, **host_options(models, catalog)} for name, models in hosted(catalog).items()),
-                ],
+                "args": {"structure": structure(catalog)},
+                "deployments": [{"name": name, **given} for name, given in options(catalog, pools).items()],
             }
         ],
     }
 
 
-def structure(catalog: Catalog) -> str:
-    """Digest of what only new replicas can change: which models there are, and their identities."""
-    identities = [(model.deployment, model.identity.model_dump(mode="json")) for model in catalog.models]
-    return hashlib.sha256(orjson.dumps(identities)).hexdigest()[:16]
+def structure(catalog: Catalog) -> Structure:
+    """What only new replicas can change: which models there are, where, and their identities."""
+    found: Structure = {}
+    for model in catalog.models:
+        found.setdefault(model.deployment, []).append(model.identity.model_dump(mode="json"))
+    return found

@@ -36,7 +36,7 @@ def up(
     from serve_app import up as starting
 
     grpc_port = grpc_port or (port + 1000 if port + 1000 <= LAST_PORT else port - 1000)
-    raise typer.Exit(starting.up(catalog or environment.catalog_name(), host, port, grpc_port, _console()))
+    raise typer.Exit(starting.up(catalog or environment.catalog_name(), host, port, grpc_port, console()))
 
 
 @app.command()
@@ -59,7 +59,7 @@ def status(port: Port = 8000) -> None:
         states = httpx.get(f"{url}/v2/health/ready", timeout=10).json()["models"]
     except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
         raise ServeAppError(f"No application answers at {url} ({error}). Start one with `serve-app up`.") from error
-    _console().print(screen.states_table(states))
+    console().print(screen.states_table(states))
     if any(state["state"] != "ready" for state in states):
         raise typer.Exit(1)
 
@@ -105,7 +105,7 @@ def check(file: Annotated[str, typer.Argument(help="A catalog's file, or the nam
         print(f"{len(found.graphs)} graphs: {', '.join(one.name for one in found.graphs)}")
 
 
-def _console() -> Console:
+def console() -> Console:
     """Standard output; wide where it is no terminal, so that a log keeps whole lines."""
     return Console(width=None if sys.stdout.isatty() else 200)
 

@@ -6,7 +6,8 @@ import socket
 import psutil
 
 from deployments.errors import ServeAppError
-from serve_app.catalog import SHARED, Catalog
+from serve_app.catalog import Catalog
+from serve_app.model import SHARED
 
 OBJECT_STORE_SHARE = 0.15
 MAX_OBJECT_STORE_BYTES = 4 << 30

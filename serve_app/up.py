@@ -165,7 +165,7 @@ def _control(this: Instance, method: str, config: dict[str, object] | None = Non
 
 
 def _deploy(this: Instance, catalog: Catalog) -> None:
-    config = serve_config(catalog, Path(this.catalog), this.host, this.port, this.grpc_port)
+    config = serve_config(catalog, this.host, this.port, this.grpc_port)
     answer = _control(this, "PUT", config)
     if answer.status_code != 200:
         raise StartError(f"Ray Serve refused the application: {answer.text[:1000]}")

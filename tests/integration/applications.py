@@ -74,7 +74,7 @@ class Application:
         """Put a changed catalog in place as the KubeRay operator does, through Ray's REST API."""
         self.write(catalog)
         this = self.instance()
-        config = serve_config(catalogs.load(str(self.file)), self.file, this.host, this.port, this.grpc_port)
+        config = serve_config(catalogs.load(str(self.file)), this.host, this.port, this.grpc_port)
         control(this, "PUT", config)
         self.until(lambda: {a["status"] for a in self.applications()} == {"RUNNING"})
 

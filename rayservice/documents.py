@@ -1,0 +1,81 @@
+"""YAML files of Kubernetes objects, one after the other. Knows nothing of any kind of object."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from deployments.errors import ServeAppError
+
+KSERVE_LABEL = "serving.kserve.io/inferenceservice"
+GRAPH_LABEL = "serving.kserve.io/inferencegraph"
+"""The labels by which KServe finds what belongs to a model, or to a graph."""
+
+
+class DocumentError(ServeAppError):
+    """A file that holds no Kubernetes objects."""
+
+    status = 400
+    code = "invalid_manifest"
+
+
+@dataclass(frozen=True)
+class Document:
+    """One object, and the file that it is in."""
+
+    file: str
+    data: dict[str, Any]
+
+    @property
+    def kind(self) -> str:
+        """What it is, as in `Service`."""
+        return str(self.data.get("kind", ""))
+
+    @property
+    def name(self) -> str:
+        """`metadata.name`."""
+        return str((self.data.get("metadata") or {}).get("name", ""))
+
+    @property
+    def namespace(self) -> str:
+        """`metadata.namespace`, or `default`."""
+        return str((self.data.get("metadata") or {}).get("namespace") or "default")
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.kind} {self.name}"
+
+
+def read(files: Iterable[Path]) -> list[Document]:
+    """Every object in these files; of a folder all its `.yaml` and `.yml` files, in order.
+
+    Raises `DocumentError` naming the file and what is wrong with it.
+    """
+    found: list[Document] = []
+    for given in files:
+        inside = sorted(path for path in given.rglob("*") if path.suffix in (".yaml", ".yml")) if given.is_dir() else []
+        for path in inside or [given]:
+            found += _objects(path)
+    return found
+
+
+def _objects(path: Path) -> list[Document]:
+    try:
+        texts = list(YAML(typ="safe").load_all(path.read_text()))
+    except YAMLError as error:
+        raise DocumentError(f"{path} is not valid YAML: {error}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DocumentError(f"{path} cannot be read: {error}") from error
+    found = []
+    for data in texts:
+        if data is None:
+            continue
+        if not isinstance(data, dict) or not isinstance(data.get("kind"), str) or "apiVersion" not in data:
+            raise DocumentError(f"{path} holds something that is no Kubernetes object: it has no apiVersion and kind")
+        if data["kind"] == "List" or (data["kind"].endswith("List") and "items" in data):
+            found += [Document(str(path), one) for one in data.get("items") or []]
+        else:
+            found.append(Document(str(path), data))
+    return found
