@@ -1,6 +1,8 @@
 """What the engines built on torch and sentence-transformers share. Knows no task."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,6 +23,26 @@ CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 1024, 65_536
 CPU_WORKERS = 4
 """At most so many batches at once on a CPU. Several batches of one thread each are faster than one
 batch of several threads, which wait for each other: 115 against 100 texts/s of MiniLM on 2 cores."""
+
+
+_reading = threading.Lock()
+
+
+@contextlib.contextmanager
+def reading_weights(progress: Callable[[str], None]) -> Iterator[None]:
+    """No other model of this process is read within the block.
+
+    While it builds a model, transformers changes torch for the whole process: of two that were built at once, one
+    failed with "Cannot copy out of meta tensor".
+    """
+    if not _reading.acquire(blocking=False):
+        progress("waiting until another model's weights are read")
+        _reading.acquire()
+    try:
+        progress("reading weights")
+        yield
+    finally:
+        _reading.release()
 
 
 class TorchOptions(Frozen):

@@ -21,6 +21,7 @@ from deployments.engines._torch import (
     check_max_length,
     model_arguments,
     pad,
+    reading_weights,
     too_long,
 )
 from deployments.errors import BadRequest, EngineError, LoadError, ServeAppError
@@ -54,9 +55,9 @@ class Engine:
         context.progress("importing sentence-transformers")
         from sentence_transformers import CrossEncoder
 
-        context.progress("reading weights")
         self._compute_on = Compute.choose(options, context)
-        self._model = CrossEncoder(str(path), **model_arguments(options, self._compute_on)).eval()
+        with reading_weights(context.progress):
+            self._model = CrossEncoder(str(path), **model_arguments(options, self._compute_on)).eval()
         if self._model.num_labels != 1:
             raise LoadError(f"a reranker has one label, this model has {self._model.num_labels}")
         self._options = options

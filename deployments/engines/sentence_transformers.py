@@ -21,6 +21,7 @@ from deployments.engines._torch import (
     check_max_length,
     model_arguments,
     pad,
+    reading_weights,
     too_long,
 )
 from deployments.errors import BadRequest, EngineError, LoadError, ServeAppError
@@ -63,11 +64,11 @@ class Engine:
         context.progress("importing sentence-transformers")
         from sentence_transformers import SentenceTransformer
 
-        context.progress("reading weights")
         self._compute_on = Compute.choose(options, context)
-        self._model = SentenceTransformer(
-            str(path), prompts=options.prompts or None, **model_arguments(options, self._compute_on)
-        ).eval()
+        with reading_weights(context.progress):
+            self._model = SentenceTransformer(
+                str(path), prompts=options.prompts or None, **model_arguments(options, self._compute_on)
+            ).eval()
         if not hasattr(self._model.tokenizer, "pad"):
             raise LoadError("the model has no text tokenizer; this engine embeds text only")
         self._options = options

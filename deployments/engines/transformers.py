@@ -19,7 +19,7 @@ from pydantic import Field
 
 from deployments.batcher import Batcher, Item
 from deployments.engines import Generated, GenerateOptions, LoadContext, Message, Task
-from deployments.engines._torch import MAX_CHARACTERS, Compute
+from deployments.engines._torch import MAX_CHARACTERS, Compute, reading_weights
 from deployments.errors import BadRequest, EngineError, LoadError
 from deployments.gpu import choose_device
 from deployments.settings import Frozen
@@ -130,8 +130,8 @@ class Engine:
         self._tokenizer = self._library.AutoTokenizer.from_pretrained(path, local_files_only=True)
         self._tokenizer("a")  # the first call may change it; later ones only read
         self._decode = partial(self._tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        context.progress("reading weights")
-        model = self._library.AutoModelForCausalLM.from_pretrained(path, dtype=dtype, local_files_only=True)
+        with reading_weights(context.progress):
+            model = self._library.AutoModelForCausalLM.from_pretrained(path, dtype=dtype, local_files_only=True)
         self._model = model.to(self._compute_on.device).eval()
         self.context_length = _context_length(self._model.config, options.context_length)
         self._options, self._stopped, self._reading = options, False, threading.Lock()

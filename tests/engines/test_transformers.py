@@ -72,6 +72,17 @@ async def test_a_batch_answers_as_each_alone_and_as_the_library(engine: Engine) 
     assert all(last.finish_reason == "stop" for _, last in batch)
 
 
+async def test_models_that_are_loaded_at_once_all_come_up() -> None:
+    engines = [Engine() for _ in range(4)]
+    context = LoadContext("test", 1, 0, lambda: 100, lambda _: None)
+    await asyncio.gather(*(asyncio.to_thread(one.load, FOLDER, Options(), context) for one in engines))
+    try:
+        assert len({(await collect(one, chat(QUESTIONS[0])))[0] for one in engines}) == 1
+    finally:
+        for one in engines:
+            one.close()
+
+
 async def test_more_requests_than_a_batch_holds_are_all_answered() -> None:
     with loaded(Engine(), FOLDER, Options(max_batch=3)) as engine:
         found = await asyncio.gather(*(collect(engine, chat(question)) for question in QUESTIONS))
