@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from starlette.types import ASGIApp, Receive, Scope
 
+from deployments.errors import EngineError
+
 BodyBytes = bytes | npt.NDArray[np.uint8]
 """A body: bytes, or where it is large a read-only array over shared memory."""
 
@@ -21,8 +23,12 @@ PIECE_BYTES = 1 << 20
 PACE_S = 0.001
 """What a piece costs the processes it passes, roughly; so far apart pieces of all streams together need not be."""
 LONGEST_HOLD_S = 0.025
+_chance = random.Random()  # noqa: S311 (of our own: a model may seed the common one)
 _under_way: set["asyncio.Task[None]"] = set()
 """The apps whose answers are streamed now."""
+
+
+_Messages = asyncio.Queue[MutableMapping[str, Any] | None]
 
 
 class Head(NamedTuple):
@@ -50,7 +56,7 @@ class Answer(NamedTuple):
 
 def new_id() -> str:
     """An id for a request, as a UUID. Not of the kernel's randomness, which takes 15 µs: it is no secret."""
-    return str(uuid.UUID(int=random.getrandbits(128), version=4))
+    return str(uuid.UUID(int=_chance.getrandbits(128), version=4))
 
 
 def scope_of(head: Head) -> Scope:
@@ -96,18 +102,8 @@ async def run_stream(app: ASGIApp, head: Head, body: BodyBytes) -> AsyncIterator
     the answers that are under way apart; the first is never held back. A piece is at most `PIECE_BYTES`. Closing
     the generator cancels the app.
     """
-    queue: asyncio.Queue[MutableMapping[str, Any] | None] = asyncio.Queue(maxsize=64)
-
-    async def run() -> None:
-        # Not in a `finally`: a cancelled app must not wait for room in a queue that nobody reads.
-        try:
-            await app(scope_of(head), receive_of(body), queue.put)
-        except Exception:
-            await queue.put(None)
-            raise
-        await queue.put(None)
-
-    task = asyncio.create_task(run())
+    queue: _Messages = asyncio.Queue(maxsize=64)
+    task = asyncio.create_task(_run(app, head, body, queue))
     _under_way.add(task)
     try:
         start = await queue.get()
@@ -137,7 +133,24 @@ async def run_stream(app: ASGIApp, head: Head, body: BodyBytes) -> AsyncIterator
             await asyncio.wait([task])
 
 
-def _waiting(queue: "asyncio.Queue[MutableMapping[str, Any] | None]") -> tuple[bytes, bool]:
+async def _run(app: ASGIApp, head: Head, body: BodyBytes, queue: "_Messages") -> None:
+    """Have the app's messages in the queue, and None after the last. Raises what the app raises."""
+    # Not in a `finally`: a cancelled app must not wait for room in a queue that nobody reads.
+    try:
+        await app(scope_of(head), receive_of(body), queue.put)
+    except Exception:
+        await queue.put(None)
+        raise
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task and task.cancelling():
+            raise
+        await queue.put(None)
+        raise EngineError("what answered was stopped by something of its own") from error
+    await queue.put(None)
+
+
+def _waiting(queue: "_Messages") -> tuple[bytes, bool]:
     """The body bytes that are in the queue now, and whether the app has ended."""
     parts: list[bytes] = []
     while not queue.empty():

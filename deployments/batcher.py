@@ -102,6 +102,7 @@ class Batcher(Generic[Raw, Out]):
         self._max_queue, self._label = max_queue, label
         self._inbox: deque[_Job[Raw, Out]] = deque()
         self._waiting: Waiting[_Job[Raw, Out]] = Waiting(max_cost, max_items, max_padding)
+        self._failed: deque[list[_Entry[Raw, Out]]] = deque()
         self._queued = 0
         self._busy = 0
         self._closed = False
@@ -153,7 +154,7 @@ class Batcher(Generic[Raw, Out]):
         for thread in self._threads:
             thread.join()
         with self._picking:  # which the event loop holds while it computes
-            left = [*self._inbox, *self._waiting.requests()]
+            left = [*self._inbox, *self._waiting.requests(), *(job for batch in self._failed for job, _, _ in batch)]
         for job in left:
             job.finish(EngineError("the engine was stopped"))
 
@@ -161,7 +162,7 @@ class Batcher(Generic[Raw, Out]):
         while self._wait():
             with self._picking:
                 self._accept()
-                batch = self._take()
+                batch = self._failed.popleft() if self._failed else self._take()
                 self._busy_by(1)
             if self._waiting:
                 self._wake_one()
@@ -171,7 +172,7 @@ class Batcher(Generic[Raw, Out]):
     def _wait(self) -> bool:
         """Wait until there is work, and say whether to go on."""
         with self._wake:
-            while not (self._closed or self._inbox or self._waiting):
+            while not (self._closed or self._inbox or self._waiting or self._failed):
                 self._wake.wait()
             return not self._closed
 
@@ -189,11 +190,11 @@ class Batcher(Generic[Raw, Out]):
             return
         try:
             self._accept()
-            while self._waiting and not self._busy and self._waiting.cost <= self._short_cost:
+            while self._waiting and not self._busy and not self._failed and self._waiting.cost <= self._short_cost:
                 self._run_batch(self._take())
         finally:
             self._picking.release()
-        if self._waiting:
+        if self._waiting or self._failed:
             self._wake_one()
 
     def _run_batch(self, batch: list[_Entry[Raw, Out]]) -> None:
@@ -210,10 +211,11 @@ class Batcher(Generic[Raw, Out]):
         That is as much as the dearest since one was not short, after so many.
         """
         began_s = time.monotonic()
-        outputs = self._compute([item.value for _, _, item in batch])
-        if self._short_here:
-            self._learn(sum(item.cost for _, _, item in batch), time.monotonic() - began_s)
-        return outputs
+        try:
+            return self._compute([item.value for _, _, item in batch])
+        finally:
+            if self._short_here:
+                self._learn(sum(item.cost for _, _, item in batch), time.monotonic() - began_s)
 
     def _learn(self, cost: int, took_s: float) -> None:
         if took_s < SHORT_S:
@@ -271,7 +273,7 @@ class Batcher(Generic[Raw, Out]):
             outputs = self._computed(batch)
             if len(outputs) != len(batch):
                 raise EngineError(f"{len(outputs)} results for {len(batch)} inputs")
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             # What its frames hold, on a GPU too, would be missing to the parts of the batch.
             traceback.clear_frames(error.__traceback__)
             self._isolate(batch, error)
@@ -283,8 +285,14 @@ class Batcher(Generic[Raw, Out]):
                 if not job.left:
                     job.finish()
 
-    def _isolate(self, batch: list[_Entry[Raw, Out]], error: Exception) -> None:
-        """Halve a batch that failed until the input that fails stands alone; the rest are computed."""
+    def _isolate(self, batch: list[_Entry[Raw, Out]], error: BaseException) -> None:
+        """Halve a batch that failed until the input that fails stands alone; the rest are computed.
+
+        One that failed on the event loop is computed again by the thread, whatever that takes.
+        """
+        if asyncio._get_running_loop() is not None:
+            self._failed.append(batch)
+            return
         if len(batch) > 1:
             middle = len(batch) // 2
             self._compute_batch(batch[:middle])

@@ -51,9 +51,11 @@ class Version(NamedTuple):
 
     def close(self) -> None:
         """Stop computing, and give the memory back."""
-        if self.explainer:
-            self.explainer.close()
-        self.engine.close()
+        try:
+            if self.explainer:
+                self.explainer.close()
+        finally:
+            self.engine.close()
 
 
 class Model:

@@ -122,7 +122,11 @@ class Carrier:
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
         except (RayActorError, RpcError) as error:
             raise BrokenStream(f"the replica of {self._name} died in the middle of its answer") from error
-        except BaseException:  # cancelled, or whoever takes the answer wants no more of it
+        except asyncio.CancelledError:
+            pieces.cancel()
+            _raise_if_cancelled()
+            raise BrokenStream(f"the replica of {self._name} was stopped in the middle of its answer") from None
+        except BaseException:  # whoever takes the answer wants no more of it
             pieces.cancel()
             raise
         await send({"type": "http.response.body", "body": b""})

@@ -27,7 +27,7 @@ the model's deadline holds, and nothing further on sees them."""
 KEY_HEADERS = (b"authorization", b"x-api-key", b"api-key")
 """Where OpenAI's, Anthropic's and Azure's SDKs put a key; over gRPC it is metadata of the same names."""
 OPEN = frozenset({"/v2/health/live", "/v2/health/ready"})
-"""What needs no key: probes have none."""
+"""What a GET needs no key for: probes have none."""
 
 
 class ClientGone(Exception):
@@ -100,13 +100,18 @@ def check_key(scope: Scope, keys: frozenset[bytes]) -> None:
     """Take the key out of a request's headers. Raises `Unauthenticated` unless it is one of `keys`."""
     shown = [value for name, value in scope["headers"] if name in KEY_HEADERS]
     scope["headers"] = [header for header in scope["headers"] if header[0] not in KEY_HEADERS]
-    if scope["path"] in OPEN:
+    if scope["path"] in OPEN and scope["method"] in ("GET", "HEAD") and not _has_body(scope):
         return
     if not shown:
         raise Unauthenticated("an API key is needed: `Authorization: Bearer <key>`, or `X-Api-Key: <key>`")
-    one = shown[0][7:].strip() if shown[0][:7].lower() == b"bearer " else shown[0]
-    if not any(hmac.compare_digest(one, key) for key in keys):
+    bare = [one[7:].strip() if one[:7].lower() == b"bearer " else one for one in shown]
+    if not any(hmac.compare_digest(one, key) for one in bare for key in keys):
         raise Unauthenticated("this API key is not known here")
+
+
+def _has_body(scope: Scope) -> bool:
+    names = {name for name, _ in scope["headers"]}
+    return b"transfer-encoding" in names or declared_bytes(scope) > 0
 
 
 def limited(scope: Scope, receive: Receive, max_body: int) -> Receive:

@@ -122,7 +122,9 @@ class Routes:
         found = self._resolved.get((path, host))
         if found is None:
             found = self._resolve(path, host, own)
-            if len(self._resolved) < MOST_RESOLVED and len(path) + len(host) < 256:
+            if len(self._resolved) >= MOST_RESOLVED:
+                self._resolved.clear()
+            if len(path) + len(host) < 256:
                 self._resolved[path, host] = found
         return found
 

@@ -28,7 +28,10 @@ SERVICERS = [
     "deployments.protocols.open_inference_grpc.add_reflection_to_server",
 ]
 """What Ray Serve's gRPC servers are told to register (`grpc_options.grpc_servicer_functions`)."""
-NOT_CARRIED = frozenset({"content-type", "te", "user-agent", "grpc-accept-encoding", "accept-encoding"})
+NOT_CARRIED = frozenset({"content-type", "te", "user-agent", "grpc-accept-encoding", "accept-encoding"}) | {
+    "content-length",
+    "transfer-encoding",
+}
 """Metadata about the call's own transport."""
 WATCH_S = 2.0
 CODES = {
@@ -159,7 +162,7 @@ class OpenInferenceMethods:
         """`grpc.health.v1.Health`: of the server, or of the model that `service` names."""
         path = "/v2/health/ready" if message.service in ("", SERVICE) else f"{_path(message.service)}/ready"
         answer = await self._ask(grpc_context, "GET", path)
-        if answer.status == 404:
+        if answer.status != 503:
             _raise_unless_done(answer, grpc_context)
         state = health_pb2.HealthCheckResponse
         return state(status=state.SERVING if answer.status == 200 else state.NOT_SERVING)
@@ -172,7 +175,9 @@ class OpenInferenceMethods:
         while True:
             try:
                 now = await self.Check(message, grpc_context)
-            except RpcRefused:
+            except RpcRefused as refused:
+                if refused.status != 404:
+                    raise
                 grpc_context.set_code(grpc.StatusCode.OK)
                 now = health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVICE_UNKNOWN)
             if now != said:
@@ -222,7 +227,7 @@ def _raise_unless_done(answer: Answer, context: RayServegRPCContext) -> None:
         return
     context.set_code(CODES.get(answer.status, grpc.StatusCode.INTERNAL))
     context.set_details(_message_in(answer.body))
-    raise RpcRefused(_message_in(answer.body))
+    raise RpcRefused(_message_in(answer.body), answer.status)
 
 
 def _message_in(body: bytes) -> str:
@@ -230,4 +235,8 @@ def _message_in(body: bytes) -> str:
 
 
 class RpcRefused(Exception):
-    """Ends a call whose code and details are set."""
+    """Ends a call whose code and details are set, as the answer of that HTTP status has it."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message, status)
+        self.status = status

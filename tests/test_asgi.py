@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from deployments.asgi import PIECE_BYTES, Answer, Head, receive_of, run_stream, run_unary
+from deployments.errors import EngineError
 
 HEAD = Head("POST", "/p", "/root", b"q=1", [(b"a", b"b")], ("1.2.3.4", 5), 9.0)
 
@@ -70,6 +71,17 @@ async def test_pieces_of_many_answers_leave_more_rarely_and_whole() -> None:
         assert first.body.startswith(b"0 ")
         assert first.body + b"".join(piece for piece in rest if isinstance(piece, bytes)) == b"".join(words)
         assert len(pieces) < 50
+
+
+async def test_an_app_that_is_stopped_by_something_of_its_own_ends_its_stream() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"a", "more_body": True})
+        raise asyncio.CancelledError
+
+    async with asyncio.timeout(5):
+        with pytest.raises(EngineError, match="stopped"):
+            assert [piece async for piece in run_stream(app, HEAD, b"")]
 
 
 async def test_large_pieces_are_split() -> None:

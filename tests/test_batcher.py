@@ -298,13 +298,25 @@ async def test_the_thread_computes_all_after_one_that_took_long(short: tuple[Whe
     assert [here for here, _ in where.batches[-2:]] == [False, False]
 
 
-async def test_a_poisoned_input_fails_alone_on_the_event_loop_too(short: tuple[Where, Batcher[int, int]]) -> None:
+async def test_the_thread_computes_again_what_failed_on_the_loop(
+    short: tuple[Where, Batcher[int, int]],
+) -> None:
     where, batcher = short
     batcher._short_cost = 100
     failed, done = await asyncio.gather(batcher.submit([13]), batcher.submit([1]), return_exceptions=True)
     assert isinstance(failed, EngineError)
     assert done == [1]
-    assert where.batches[-1] == (True, [13]) or where.batches[-1] == (True, [1])
+    assert [here for here, values in where.batches if 13 in values] == [True, False, False]
+
+
+async def test_after_a_failure_that_took_long_the_thread_computes(short: tuple[Where, Batcher[int, int]]) -> None:
+    where, batcher = short
+    batcher._short_cost = 1000
+    with pytest.raises(EngineError):
+        await asyncio.gather(batcher.submit([99]), batcher.submit([13]))
+    count = len(where.batches)
+    assert await batcher.submit([3]) == [3]
+    assert not any(here for here, _ in where.batches[count:])
 
 
 async def test_what_is_closed_computes_nothing_more(short: tuple[Where, Batcher[int, int]]) -> None:

@@ -158,6 +158,17 @@ async def test_probes_need_no_key() -> None:
     assert (await with_key("/v2/health/ready", {})).status_code == 200
 
 
+@pytest.mark.parametrize(("method", "body"), [("POST", b""), ("GET", b"{}"), ("POST", b"{}")])
+async def test_what_is_no_probe_needs_a_key_on_their_paths_too(method: str, body: bytes) -> None:
+    transport = httpx.ASGITransport(Edge(echo, lambda: 1000, frozenset({b"k1"})))
+    async with httpx.AsyncClient(transport=transport, base_url="http://graph") as client:
+        assert (await client.request(method, "/v2/health/live", content=body)).status_code == 401
+
+
+async def test_one_of_several_keys_that_are_shown_will_do() -> None:
+    assert (await with_key("/v1/models", {"Authorization": "Basic abc", "X-Api-Key": "k1"})).status_code == 200
+
+
 @pytest.mark.parametrize(("given", "keys"), [("a,b", {b"a", b"b"}), (" a  b ", {b"a", b"b"}), (None, set())])
 def test_keys_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, given: str | None, keys: set[bytes]) -> None:
     monkeypatch.delenv("SERVE_APP_API_KEYS", raising=False)

@@ -6,6 +6,7 @@ from typing import Any
 import grpc
 import orjson
 import pytest
+from grpc_health.v1 import health_pb2
 from starlette.types import Receive, Scope, Send
 
 from deployments.protocols import open_inference_pb2 as pb
@@ -137,4 +138,13 @@ async def test_a_stream_without_a_key_ends_as_a_whole() -> None:
     answers = refusing(401).ModelStreamInfer(messages(pb.ModelInferRequest(model_name="m")), context)
     with pytest.raises(RpcRefused):
         await anext(answers)
+    assert context.code is grpc.StatusCode.UNAUTHENTICATED
+
+
+@pytest.mark.parametrize("rpc", ["Check", "Watch"])
+async def test_health_without_a_key_is_no_news_of_the_model(rpc: str) -> None:
+    context, message = Context(), health_pb2.HealthCheckRequest(service="m")
+    asked = getattr(refusing(401), rpc)(message, context)
+    with pytest.raises(RpcRefused):
+        await (asked if rpc == "Check" else anext(asked))
     assert context.code is grpc.StatusCode.UNAUTHENTICATED

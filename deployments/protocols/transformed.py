@@ -4,6 +4,7 @@ What it sees is JSON whatever the request came as: a CloudEvent's data, binary t
 before it and made again after it. An answer that is an error passes it by.
 """
 
+import logging
 import re
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
@@ -17,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deployments.asgi import Head, run_unary
 from deployments.engines._transformer import Method, Transformer
-from deployments.errors import BadRequest, ServeAppError
+from deployments.errors import BadRequest, NotImplementedHere, ServeAppError
 from deployments.protocols import cloud_events
 from deployments.protocols.app import Served, off_loop, plain_body
 from deployments.protocols.compression import compress
@@ -27,8 +28,9 @@ from deployments.protocols.tensor_data import write_values
 from deployments.protocols.v2 import PROTOBUF, read_request, write_response
 from deployments.tensors import Tensor
 
+log = logging.getLogger(__name__)
 _V1 = re.compile(r"/v1/models/(.+):(?:predict|explain)")
-_V2 = re.compile(r"/v2/models/(.+?)(?:/versions/([^/]+))?/infer")
+_V2 = re.compile(r"/v2/models/(.+?)(?:/versions/([^/]+))?/(infer|explain|infer_stream)")
 BINARY = ("binary_data", "binary_data_output", "binary_data_size")
 """V2's parameters about how a tensor is written, which is the transformer's affair no more."""
 
@@ -68,6 +70,9 @@ class Transformed:
                 answer = await work
         except ServeAppError as error:
             answer = response(error, path)
+        except Exception:
+            log.exception("%s failed", path)
+            answer = response(ServeAppError("internal error"), path)
         await answer(scope, receive, send)
 
     async def _v1(self, request: Request, path: re.Match[str], transformer: Transformer) -> Response:
@@ -81,6 +86,8 @@ class Transformed:
 
     async def _v2(self, request: Request, path: re.Match[str] | None, transformer: Transformer) -> Response:
         assert path, "either path matched"
+        if path[3] == "infer_stream":
+            raise NotImplementedHere(f"Model with name {path[1]} has a transformer, which streams do not go through.")
         given: InferRequest | None = None
         if request.headers.get("content-type") == PROTOBUF or "inference-header-content-length" in request.headers:
             given = await read_request(request, self._host, path[1], path[2] or "")
@@ -192,7 +199,8 @@ def _without_binary(payload: dict[str, Any]) -> dict[str, Any]:
     for one in _parameters(payload):
         for key in BINARY:
             one.pop(key, None)
-    for one in payload.get("inputs") or []:
+    inputs = payload.get("inputs")
+    for one in inputs if isinstance(inputs, list) else []:
         if isinstance(one, dict) and isinstance(one.get("parameters"), dict):
             one["parameters"].pop("binary_data_size", None)
     return payload
