@@ -17,6 +17,8 @@ from serve_app.catalog import Catalog
 from serve_app.cluster import Pool
 from serve_app.model import GATEWAY, SHARED, Resources
 
+MAX_NAME = 47
+"""Letters of a RayService's name that KubeRay allows: its pods' names are made of it."""
 DEFAULT_POOL = "cpu"
 DEFAULT_MEMORY = 2 << 30
 """RAM of a model that says nothing of it, where the pool is made to measure."""
@@ -41,8 +43,12 @@ class Plan:
 def plan(catalog: Catalog) -> Plan:
     """Pack the least number of replicas of every model onto the most machines that the pools may have.
 
-    Raises `PlanError` for models on GPUs in a catalog without pools.
+    Raises `PlanError` for models on GPUs in a catalog without pools, and for a name that KubeRay refuses.
     """
+    if len(catalog.name) > MAX_NAME:
+        raise PlanError(
+            f"the catalog's name {catalog.name!r} has {len(catalog.name)} letters; KubeRay takes {MAX_NAME}"
+        )
     catalog = with_pools(catalog)
     demands = _demands(catalog, most=False)
     packing = pack(demands, _machines(catalog.pools))
