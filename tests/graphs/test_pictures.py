@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from deployments.errors import ServeAppError
 from serve_app.cli import app
 from serve_app.graphs import pictures
 from serve_app.graphs.spec import Graph
