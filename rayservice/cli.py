@@ -67,6 +67,11 @@ def lint(files: Files) -> None:
     from rayservice import documents
     from rayservice import lint as linting
 
+    if named := [str(file) for file in files if not file.exists() and str(file) in catalogs.shipped()]:
+        raise documents.DocumentError(
+            f"{', '.join(named)} is the name of a catalog, and lint takes manifests: files, or folders of them, as "
+            "`serve-app render` writes; see `serve-app catalog check` for catalogs"
+        )
     found = linting.lint(documents.read(files))
     for finding in found:
         print(finding)

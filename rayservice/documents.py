@@ -75,7 +75,23 @@ def _objects(path: Path) -> list[Document]:
         if not isinstance(data, dict) or not isinstance(data.get("kind"), str) or "apiVersion" not in data:
             raise DocumentError(f"{path} holds something that is no Kubernetes object: it has no apiVersion and kind")
         if data["kind"] == "List" or (data["kind"].endswith("List") and "items" in data):
-            found += [Document(str(path), one) for one in data.get("items") or []]
+            items = data.get("items") or []
+            if not isinstance(items, list):
+                raise DocumentError(f"{path}: {data['kind']}: items: {items!r} is not a list of objects")
+            found += [_document(path, one, f"items[{index}]") for index, one in enumerate(items)]
         else:
-            found.append(Document(str(path), data))
+            found.append(_document(path, data))
     return found
+
+
+def _document(path: Path, data: Any, place: str = "") -> Document:
+    """An object whose parts that every object has are in their shape. Raises `DocumentError` naming the place."""
+    where = ": ".join([str(path), place] if place else [str(path)])
+    if not isinstance(data, dict):
+        raise DocumentError(f"{where}: {data!r} is not a Kubernetes object")
+    for key in ("metadata", "spec"):
+        if not isinstance(data.get(key), dict | None):
+            raise DocumentError(
+                f"{where}: {data.get('kind')}: {key}: {data[key]!r} is not an object, of keys and values"
+            )
+    return Document(str(path), data)

@@ -10,6 +10,8 @@ from typing import Any
 from rayservice import lint_cluster, lint_serve, schema
 from rayservice.documents import GRAPH_LABEL, KSERVE_LABEL, Document
 
+LINTED = ("RayService", "Service")
+"""Kinds that are looked into: of Services, the ExternalName ones."""
 INCREMENTAL = "NewClusterWithIncrementalUpgrade"
 
 
@@ -29,6 +31,11 @@ def lint(documents: Iterable[Document]) -> list[Finding]:
     """Everything that is wrong with these objects, together."""
     documents = list(documents)
     found = [*_doubles(documents), *_aliases(documents)]
+    if not any(document.kind in LINTED for document in documents):
+        seen = ", ".join(f"{one.kind} {one.name}".strip() for one in documents) or "nothing"
+        found.append(
+            Finding("nothing was checked", "", f"lint takes manifests, {' and '.join(LINTED)}; these files hold {seen}")
+        )
     for document in documents:
         if document.kind == "RayService":
             found += _ray_service(document)
@@ -83,7 +90,11 @@ def _aliases(documents: list[Document]) -> Iterator[Finding]:
                 have = ", ".join(sorted(name for _, name in rays))
                 yield Finding(str(alias), "spec.externalName", f"{external} is no Service of these files; have: {have}")
             continue
-        for place, message in (*_target(ray, target[1]), *_ports(alias, ray, plain.get(target)), *_known(alias, ray)):
+        try:
+            checks = [*_target(ray, target[1]), *_ports(alias, ray, plain.get(target)), *_known(alias, ray)]
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            checks = [("", f"cannot be looked into: {error}")]
+        for place, message in checks:
             yield Finding(str(alias), place, message)
 
 

@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from rayservice.plan import MAX_NAME
 from rayservice.pods import infers_gpus
-from rayservice.render import MAX_NAME
 
 DNS_1035 = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 UPGRADES = ("NewCluster", "NewClusterWithIncrementalUpgrade", "None")

@@ -18,6 +18,7 @@ from rayservice.lint_cluster import Complaint, container, gpus_of
 from rayservice.packing import UNIT, Demand, Machines, pack
 from rayservice.quantities import number
 from serve_app import catalog as catalogs
+from serve_app.complaints import complaint
 from serve_app.model import GATEWAY
 
 PLACE = "spec.serveConfigV2"
@@ -77,7 +78,7 @@ def _shape(config: dict[str, Any]) -> Iterator[Complaint]:
         schema.ServeDeploySchema.model_validate(config)
     except ValidationError as error:
         for one in error.errors(include_url=False):
-            yield PLACE, f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}"
+            yield PLACE, complaint(one, one["loc"], config, schema.ServeDeploySchema)
     yield from _unknown(config, schema.ServeDeploySchema, "")
     for application in config["applications"]:
         yield from _unknown(application, schema.ServeApplicationSchema, "application ")
@@ -167,7 +168,11 @@ def _room(config: dict[str, Any], cluster: dict[str, Any]) -> Iterator[str]:
     demands = []
     for application in config["applications"]:
         for one in application.get("deployments") or []:
-            demand = _demand(one, groups)
+            try:
+                demand = _demand(one, groups)
+            except (TypeError, ValueError) as error:
+                yield f"deployment {one.get('name')}: ray_actor_options or replicas cannot be read: {error}"
+                continue
             if not demand.gpu:
                 selector = (one.get("ray_actor_options") or {}).get("label_selector")
                 yield f"{demand.name}: no group has {_asked(demand, one)}" + (

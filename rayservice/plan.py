@@ -17,6 +17,8 @@ from serve_app.catalog import Catalog
 from serve_app.cluster import Pool
 from serve_app.model import GATEWAY, SHARED, Resources
 
+MAX_NAME = 47
+"""Letters of a RayService's name that KubeRay allows: its pods' names are made of it."""
 DEFAULT_POOL = "cpu"
 DEFAULT_MEMORY = 2 << 30
 """RAM of a model that says nothing of it, where the pool is made to measure."""
@@ -41,8 +43,12 @@ class Plan:
 def plan(catalog: Catalog) -> Plan:
     """Pack the least number of replicas of every model onto the most machines that the pools may have.
 
-    Raises `PlanError` for models on GPUs in a catalog without pools.
+    Raises `PlanError` for models on GPUs in a catalog without pools, and for a name that KubeRay refuses.
     """
+    if len(catalog.name) > MAX_NAME:
+        raise PlanError(
+            f"the catalog's name {catalog.name!r} has {len(catalog.name)} letters; KubeRay takes {MAX_NAME}"
+        )
     catalog = with_pools(catalog)
     demands = _demands(catalog, most=False)
     packing = pack(demands, _machines(catalog.pools))
@@ -102,18 +108,26 @@ def _demands(catalog: Catalog, most: bool) -> list[Demand]:
             replicas=replicas,
             cpu=round(resources.cpu * UNIT),
             memory=int(resources.memory or 0),
-            gpu={pool.name: units for pool in catalog.pools if (units := _units(resources, pool)) is not None},
+            gpu={
+                pool.name: units
+                for pool in catalog.pools
+                if (units := _units(resources, pool, catalog.gpu_memory)) is not None
+            },
         )
         for name, resources, replicas in _deployments(catalog, most)
     ]
 
 
-def _units(resources: Resources, pool: Pool) -> int | None:
-    """Units of that pool's GPUs that one replica needs; None where it cannot be there."""
+def _units(resources: Resources, pool: Pool, gpu_memory: int | None) -> int | None:
+    """Units of that pool's GPUs that one replica needs; None where it cannot be there.
+
+    `gpu_memory` is that of GPUs whose pool does not say: without either, nobody knows what part of one `vram` is.
+    """
     if resources.pool not in (None, pool.name):
         return None
-    if resources.vram and pool.gpu_memory:
-        units = math.ceil(resources.vram / pool.gpu_memory * UNIT)
+    if resources.vram:
+        memory = pool.gpu_memory or gpu_memory
+        units = math.ceil(resources.vram / memory * UNIT) if memory and pool.gpus else UNIT + 1
         return units if units <= UNIT else None
     units = round(resources.gpu * UNIT)
     return units if units <= pool.gpus * UNIT else None
@@ -145,18 +159,19 @@ def _placed(catalog: Catalog, packing: Packing) -> Catalog:
 
 def _complaint(catalog: Catalog, packing: Packing, demands: list[Demand], one: Demand) -> str:
     asked = f"{one.name} needs {_said(one)}" + (f" {one.replicas} times" if one.replicas > 1 else "")
+    resources = next(resources for name, resources, _ in _deployments(catalog, most=False) if name == one.name)
     if not one.gpu:
-        resources = next(resources for name, resources, _ in _deployments(catalog, most=False) if name == one.name)
         gpus = (
             f"{resources.vram.human_readable()} of a GPU"
             if resources.vram
             else f"{resources.gpu:g} GPUs on one machine"
         )
         return f"{one.name} needs {gpus}, which no pool has: {_pools(catalog)}"
+    unknown = _unknown(catalog, resources)
     where = f"on pool {next(iter(one.gpu))}" if len(one.gpu) == 1 else f"on one of {', '.join(one.gpu)}"
     sure = "" if packing.exhaustive else " (as far as was searched)"
-    helps = _remedies(catalog, packing, demands, one)
-    return f"{asked} {where}, and there is no room{sure}; what would help: {'; or '.join(helps) or 'other machines'}"
+    helps = "; or ".join(_remedies(catalog, packing, demands, one)) or "other machines"
+    return f"{asked} {where}, and there is no room{sure}; what would help: {helps}{unknown}"
 
 
 def _said(one: Demand) -> str:
@@ -166,11 +181,21 @@ def _said(one: Demand) -> str:
     return ", ".join([*gpus, f"{one.cpu / UNIT:g} CPU", *memory])
 
 
+def _unknown(catalog: Catalog, resources: Resources) -> str:
+    """Pools whose GPUs are out of the question for `vram`, because nobody said how much memory they have."""
+    silent = [one.name for one in catalog.pools if one.gpus and not (one.gpu_memory or catalog.gpu_memory)]
+    return f"; {', '.join(silent)}: no gpu_memory is said, which vram is a part of" if resources.vram and silent else ""
+
+
 def _pools(catalog: Catalog) -> str:
     """Every pool's GPUs."""
     return ", ".join(
         f"{pool.name} has {pool.gpus} of {pool.kind}"
-        + (f", {pool.gpu_memory.human_readable()} each" if pool.gpu_memory else "")
+        + (
+            f", {pool.gpu_memory.human_readable()} each"
+            if pool.gpu_memory
+            else ", and says no gpu_memory" * bool(pool.gpus)
+        )
         for pool in catalog.pools
     )
 

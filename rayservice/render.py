@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from rayservice import services
-from rayservice.plan import PlanError, placed
+from rayservice.plan import placed
 from rayservice.pods import GRPC_PORT, HTTP_PORT, IDLE_TIMEOUT_S, head_group, worker_group
 from rayservice.yaml_text import Said, dump
 from serve_app.application import serve_config
 from serve_app.catalog import Catalog
 
-MAX_NAME = 47
-"""Letters of a RayService's name that KubeRay allows: its pods' names are made of it."""
 FULL = """\
 Every GPU may be taken, so a second cluster beside this one would wait for GPUs for ever: a change of the pods is made
 by hand, group by group (docs/kubernetes.md). Changes of models alone are made in place, whatever this says."""
@@ -43,10 +41,6 @@ def objects(catalog: Catalog) -> tuple[dict[str, dict[str, Any]], dict[str, dict
 
     Raises `PlanError` for a catalog that does not fit on its pools, and for a name that KubeRay refuses.
     """
-    if len(catalog.name) > MAX_NAME:
-        raise PlanError(
-            f"the catalog's name {catalog.name!r} has {len(catalog.name)} letters; KubeRay takes {MAX_NAME}"
-        )
     catalog = placed(catalog)
     made = {"rayservice": ray_service(catalog), "poddisruptionbudget": services.disruption_budget(catalog)}
     names = ("serve-service", "entrance-service")

@@ -84,7 +84,7 @@ class Catalog(Frozen):
     @field_validator("models")
     @classmethod
     def _models_in_fractions(cls, models: tuple[Model, ...], info: ValidationInfo) -> tuple[Model, ...]:
-        return tuple(model.model_copy(update={"resources": _in_fractions(model.resources, info)}) for model in models)
+        return tuple(_model_in_fractions(model, info) for model in models)
 
     @model_validator(mode="after")
     def _unique(self) -> "Catalog":
@@ -104,6 +104,13 @@ class Catalog(Frozen):
         _refuse_shared("name, alias or Host", [*names, *((one.name, one.predictor) for one in self.models), *graphs])
         check_aliases(self.cluster, {one.name for one in self.models} | {one.name for one in self.graphs})
         return self
+
+
+def _model_in_fractions(model: Model, info: ValidationInfo) -> Model:
+    try:
+        return model.model_copy(update={"resources": _in_fractions(model.resources, info)})
+    except ValueError as error:
+        raise ValueError(f"{model.name}: resources: {error}") from None
 
 
 def _in_fractions(resources: Resources, info: ValidationInfo) -> Resources:

@@ -80,12 +80,15 @@ def graph(
         if out is None:
             print(pictures.mermaid(one))
             continue
-        out.mkdir(parents=True, exist_ok=True)
         drawn = {"mmd": pictures.mermaid(one), "svg": pictures.svg(one)}
-        for kind, text in drawn.items():
-            if text is not None:
-                (out / f"{one.name}.{kind}").write_text(text)
-                print(out / f"{one.name}.{kind}")
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            for kind, text in drawn.items():
+                if text is not None:
+                    (out / f"{one.name}.{kind}").write_text(text)
+                    print(out / f"{one.name}.{kind}")
+        except OSError as error:
+            raise ServeAppError(f"cannot write the pictures to the folder {out}: {error}") from error
     if not found:
         print(f"{catalog} has no graphs")
 

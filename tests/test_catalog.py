@@ -129,3 +129,13 @@ def test_vram_is_a_fraction_of_a_gpu() -> None:
 def test_vram_that_cannot_be_had_is_refused(resources: dict[str, Any], rest: dict[str, Any], complaint: str) -> None:
     with pytest.raises(CatalogError, match=complaint):
         parse({"resources": resources}, **rest)
+
+
+@pytest.mark.parametrize(
+    ("resources", "reason"),
+    [({"vram": "3GiB"}, "vram needs the catalog's gpu_memory"), ({"pool": "x"}, "pool is 'x'; have: none")],
+)
+def test_what_is_wrong_with_a_share_names_the_model(resources: dict[str, str], reason: str) -> None:
+    models = [{"name": name, "engine": "espeak", "source": "pypi://espeakng-loader"} for name in ("a", "b")]
+    with pytest.raises(CatalogError, match=f"b: resources: {reason}"):
+        catalogs.parse({"models": [models[0], models[1] | {"resources": resources}]})

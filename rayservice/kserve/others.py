@@ -1,23 +1,24 @@
-"""What stands around InferenceServices: storage, claims, alias services, graphs."""
+"""What stands around InferenceServices: storage, claims, alias services."""
 
-import re
 from typing import Any
 
+from deployments import sources
 from rayservice.documents import KSERVE_LABEL
 from rayservice.kserve.predictors import Imported
 from rayservice.kserve.reading import Reading
 from rayservice.yaml_text import Said
-from serve_app.catalog import Catalog
-
-GRAPHS = "graphs" in Catalog.model_fields
-"""Whether catalogs of this version have graphs."""
 
 
 def storage_container(one: Reading, variables: list[tuple[dict[str, Any], str]], report: list[str]) -> None:
     """Its environment is every pod's here, where models are fetched."""
-    for index, variable in enumerate(one.take("spec", "container", "env") or []):
+    for index, variable in enumerate(one.objects("spec", "container", "env")):
         variables.append((variable, one.where("spec", "container", "env", index)))
-    one.take("spec", "supportedUriFormats")
+    if formats := one.values("spec", "supportedUriFormats"):
+        said = ", ".join(
+            str(next(iter(each.values()), each)) if isinstance(each, dict) else str(each) for each in formats
+        )
+        have = ", ".join(f"{scheme}://" for scheme in sources.SCHEMES)
+        report.append(f"{one.where('spec', 'supportedUriFormats')}: {said}; sources here are {have}")
     one.take("spec", "container", "name")
     image = one.text("spec", "container", "image")
     report.append(f"{one.where('spec', 'container', 'image')}: {image}; replicas fetch models themselves")
@@ -26,7 +27,7 @@ def storage_container(one: Reading, variables: list[tuple[dict[str, Any], str]],
 def claim(one: Reading, models: list[Imported], report: list[str]) -> None:
     """It stays as it is, and is mounted where a model's source is in it."""
     name = one.document.name
-    modes = one.take("spec", "accessModes") or []
+    modes = [str(mode) for mode in one.values("spec", "accessModes")]
     one.take("spec")
     one.take("metadata")
     users = [model.name for model in models if name in model.claims]
@@ -49,14 +50,15 @@ def alias(one: Reading, models: list[Imported], catalog: dict[str, Any], report:
         )
         return
     target = one.text("spec", "externalName") or ""
-    ports = [port.get("port") for port in one.take("spec", "ports") or []]
+    ports = [port.get("port") for port in one.objects("spec", "ports")]
     label = one.text("metadata", "labels", KSERVE_LABEL)
     service, _, rest = target.partition(".")
     if service.endswith("-serve-svc"):
         catalog["name"] = Said(service.removesuffix("-serve-svc"), one.where("spec", "externalName"))
         catalog["namespace"] = Said(rest.partition(".")[0] or one.document.namespace, one.where("spec", "externalName"))
     name = one.document.name
-    model = next((m for m in models if m.name in (label, name.removesuffix("-predictor"))), None)
+    nearest = sorted(models, key=lambda model: model.namespace != one.document.namespace)
+    model = next((m for m in nearest if m.service in (label, name.removesuffix("-predictor"))), None)
     if model is None:
         report.append(f"{one.where()}: its model {label or name} is not in these files")
     elif name != f"{model.name}-predictor":
@@ -69,43 +71,6 @@ def alias(one: Reading, models: list[Imported], catalog: dict[str, Any], report:
     had = asked["alias_ports"].value if "alias_ports" in asked else []
     if had or wanted not in ([], [8000]):
         asked["alias_ports"] = Said(sorted({*had, *wanted, 8000}), one.where("spec", "ports"))
-
-
-def graph(one: Reading, names: set[str], report: list[str]) -> dict[str, Any] | None:
-    """An InferenceGraph in a catalog's form, which is KServe's; None, and a line for each of its nodes, where a
-    service that it asks is none of these models.
-
-    A node without a `routerType`, as people write them, only names the service behind a step.
-    """
-    nodes = one.take("spec", "nodes") or {}
-    routers = {name: spec for name, spec in nodes.items() if "routerType" in spec or "serviceName" not in spec}
-    made = {}
-    missing: list[str] = []
-    for name, spec in routers.items():
-        steps = [_step(step, nodes) for step in spec.get("steps") or []]
-        missing += [step["serviceName"] for step in steps if step.get("serviceName", next(iter(names))) not in names]
-        made[name] = spec | {"steps": steps}
-    if not missing and GRAPHS:
-        return {"name": Said(one.document.name, one.where()), "nodes": made}
-    why = (
-        f"not in these files: {', '.join(missing)}" if missing else "this version has no graphs: ask them in the client"
-    )
-    for name, spec in made.items():
-        said = ", ".join(_said(step) for step in spec["steps"])
-        report.append(f"{one.where('spec', 'nodes', name)}: {spec.get('routerType')} of {said}; {why}")
-    return None
-
-
-def _step(step: dict[str, Any], nodes: dict[str, Any]) -> dict[str, Any]:
-    """The step, with the service that it comes to."""
-    called = step.get("serviceName")
-    return step if called is None else step | {"serviceName": (nodes.get(called) or {}).get("serviceName", called)}
-
-
-def _said(step: dict[str, Any]) -> str:
-    target = step.get("serviceName") or step.get("nodeName") or step.get("serviceUrl") or "?"
-    rest = {key: value for key, value in step.items() if key not in ("serviceName", "nodeName", "serviceUrl")}
-    return target + (f" [{re.sub('[{}]', '', str(rest))}]" if rest else "")
 
 
 def variables(found: list[tuple[dict[str, Any], str]], report: list[str]) -> list[Any]:

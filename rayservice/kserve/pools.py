@@ -42,7 +42,7 @@ def _pool(name: str, group: list[Imported], report: list[str]) -> dict[str, Any]
     cpu = math.ceil(
         sum(one.cpu * one.replicas for one in group) if nodes == 1 else max(o.cpu for o in group) * per_node
     )
-    memories = [one.memory or DEFAULT_MEMORY for one in group]
+    memories = [max(one.memory, one.memory_limit) or DEFAULT_MEMORY for one in group]
     memory = (
         sum(m * one.replicas for m, one in zip(memories, group, strict=True))
         if nodes == 1
@@ -53,7 +53,7 @@ def _pool(name: str, group: list[Imported], report: list[str]) -> dict[str, Any]
         "nodes": Said(nodes, f"as many as {', '.join(one.name for one in group)} need; say how many there are"),
         **_gpus(first, gpus, report),
         "cpu": Said(cpu + SPARE_CPUS, "what these models ask for on one machine; say what it has"),
-        "memory": size(memory),
+        "memory": Said(size(memory), "their limits, or what they ask for; 2GiB where neither is said"),
     }
     if first.selector:
         pool["selector"] = Said(dict(first.selector), f"nodeSelector of {first.where}")

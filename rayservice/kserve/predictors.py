@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from deployments import sources
 from rayservice.kserve import runtimes
 from rayservice.kserve.reading import Key, Reading
+from rayservice.kserve.words import Container, variables, words
 from rayservice.quantities import number
 from rayservice.yaml_text import Said
 from serve_app.model import Scaling
@@ -31,8 +32,8 @@ NO_COUNTERPART = {
 }
 """Annotations that are understood and have no counterpart."""
 COMPONENTS = {
-    "transformer": "write it as a class of engine python, or put it into the client",
-    "explainer": "ask the model with :explain where its engine explains",
+    "transformer": "write it as a class, and name it under the model's transformer: in the catalog",
+    "explainer": "say explainer: on the model in the catalog: SHAP, or a class of your own; :explain asks it",
     "canary": "deploy the new version under a name of its own",
 }
 
@@ -42,13 +43,17 @@ class Imported:
     """A model, and what its pool must have."""
 
     name: str
+    service: str
+    """What KServe called it; `name` is another where two namespaces have the same."""
     namespace: str
     where: str
+    runtime: Reading | None = None
     entry: dict[str, Any] = field(default_factory=dict)
     resource: str | None = None
     gpus: int = 0
     cpu: float = 1.0
     memory: int = 0
+    memory_limit: int = 0
     replicas: int = 1
     selector: dict[str, str] = field(default_factory=dict)
     tolerations: list[dict[str, Any]] = field(default_factory=list)
@@ -60,14 +65,20 @@ class Imported:
 
 def imported(service: Reading, all_runtimes: Sequence[Reading], report: list[str]) -> Imported:
     """The model of an InferenceService. What cannot be carried over goes into `report`, with the reason."""
-    one = Imported(service.document.name, service.document.namespace, service.where())
+    name = service.document.name
+    one = Imported(name, name, service.document.namespace, service.where())
     base, form = _base(service)
     runtime = _runtime(service, base, form, all_runtimes, report)
-    _engine(one, service, base, form, runtime, report)
+    one.runtime = runtime
+    containers: list[Container] = [(runtime, ("spec", "containers", 0))] if runtime else []
+    containers.append((service, base))
+    _engine(one, containers, form, report)
     _resources(one, service, base, runtime, report)
     _scaling(one, service, report)
     _placement(one, service)
-    _variables(one, service, base, runtime)
+    one.variables += variables(containers)
+    if secret := service.text("metadata", "annotations", f"{ANNOTATION}storageSecretName"):
+        one.secrets.append((secret, service.where("metadata", "annotations", f"{ANNOTATION}storageSecretName")))
     _losses(service, base, runtime, report)
     return one
 
@@ -92,26 +103,35 @@ def _base(service: Reading) -> tuple[tuple[Key, ...], str | None]:
 def _runtime(
     service: Reading, base: tuple[Key, ...], form: str | None, candidates: Sequence[Reading], report: list[str]
 ) -> Reading | None:
-    """The ServingRuntime among the files that it names, or that is chosen by itself for its format."""
+    """The runtime that it names, or that is chosen by itself for its format: one of its namespace, else one for all."""
     named = service.text(*base, "runtime")
     version = service.text(*base, "modelFormat", "version")
-    for one in candidates:
-        formats = one.take("spec", "supportedModelFormats") or []
+    mine = [one for one in candidates if one.document.kind == "ServingRuntime" and _reaches(one, service)]
+    for one in (*mine, *(one for one in candidates if one.document.kind == "ClusterServingRuntime")):
+        formats = one.objects("spec", "supportedModelFormats")
         auto = [f.get("name") for f in formats if f.get("autoSelect")]
         if one.document.name == named or (named is None and form in auto):
             one.take("spec", "protocolVersions")
             return one
     if named and not named.startswith("kserve-"):  # KServe's own need no arguments to be known
-        report.append(f"{service.where(*base, 'runtime')}: {named} is not in these files: its arguments are unknown")
+        there = ", ".join(one.document.namespace for one in candidates if one.document.name == named)
+        where = f"in namespace {there}, and not in {service.document.namespace}" if there else "not in these files"
+        report.append(f"{service.where(*base, 'runtime')}: {named} is {where}: its arguments are unknown")
     if version:
         report.append(f"{service.where(*base, 'modelFormat', 'version')}: {version}; the installed library decides")
     return None
 
 
-def _engine(
-    one: Imported, service: Reading, base: tuple[Key, ...], form: str | None, runtime: Reading | None, report: list[str]
-) -> None:
-    """Engine, source, aliases and options."""
+def _reaches(runtime: Reading, service: Reading) -> bool:
+    """Whether a ServingRuntime is for that service; a file that says no namespace is for those beside it."""
+    said = (runtime.document.data.get("metadata") or {}).get("namespace")
+    return said in (None, service.document.namespace)
+
+
+def _engine(one: Imported, containers: list[Container], form: str | None, report: list[str]) -> None:
+    """Engine, source, aliases and options, by the service's container, which is the last, and its runtime's."""
+    service, base = containers[-1]
+    runtime = one.runtime
     image = service.text(*base, "image") or (runtime.text("spec", "containers", 0, "image") if runtime else None)
     if form is None:
         wanted = runtimes.of_image(image, service.text(*base, "name"), one.name)
@@ -123,11 +143,11 @@ def _engine(
         if wanted == "torchscript" and runtimes.is_llm(one.name, service.text(*base, "storageUri")):
             wanted, why = "vllm", f"{why}, by its name a language model"
             report.append(f"{why}: engine vllm wants its folder as Hugging Face has it, not an archive of TorchServe")
-    words = _words(runtime, ("spec", "containers", 0)) + _words(service, base)
-    args = runtimes.arguments(words, wanted or "python")
+    line = words(containers, service, report)
+    args = runtimes.arguments(line, wanted or "python")
     if args.task and args.task in runtimes.TASKS:
         wanted, why = runtimes.TASKS[args.task], f"{why}; --task {args.task}"
-        args = runtimes.arguments(words, wanted)
+        args = runtimes.arguments(line, wanted)
     engine = runtimes.engine_there(wanted) if wanted else None
     if engine is None:
         said = f"engine {wanted}, which this version lacks" if wanted else "no engine here"
@@ -140,16 +160,10 @@ def _engine(
         one.entry["aliases"] = Said(names, "its names in the arguments")
     _source(one, service, base, args, engine, report)
     if args.options and engine == "vllm":
-        where = service.where(*base, "args") if not runtime else f"{runtime.where('spec', 'containers', 0, 'args')}"
-        one.entry["options"] = Said(args.options, where)
+        places = [(reading, (*place, key)) for reading, place in containers for key in ("command", "args")]
+        options_from = [reading.where(*place) for reading, place in places if reading.take(*place)]
+        one.entry["options"] = Said(args.options, "; ".join(options_from))
     report += [f"{service.where(*base, 'args')}: {line}" for line in args.lost]
-
-
-def _words(reading: Reading | None, base: tuple[Key, ...]) -> list[str]:
-    """A container's command and arguments."""
-    if reading is None:
-        return []
-    return [str(word) for key in ("command", "args") for word in reading.take(*base, key) or []]
 
 
 def _source(
@@ -193,17 +207,22 @@ def _resources(
 ) -> None:
     """What one replica had becomes what it reserves; limits are the pool's."""
     asked: dict[str, Decimal] = {}
-    place = service.where(*base, "resources")
+    places: list[str] = []
     for reading, path in ((runtime, ("spec", "containers", 0, "resources")), (service, (*base, "resources"))):
         given = (reading.take(*path) if reading else None) or {}
+        place = (reading or service).where(*path)
         for kind in ("limits", "requests"):
             try:
                 asked |= {key: number(value) for key, value in (given.get(kind) or {}).items()}
             except ValueError as error:
                 report.append(f"{place}: {error}")
-        limits = given.get("limits") or {}
-        if reading is service and limits:
-            place += " (limits: " + ", ".join(f"{key} {value}" for key, value in limits.items()) + ")"
+        if reading and given:
+            limits = given.get("limits") or {}
+            said = ", ".join(f"{key} {value}" for key, value in limits.items())
+            places.append(place + (f" (limits: {said})" if said else ""))
+            if "memory" in limits:
+                one.memory_limit = int(number(limits["memory"]))
+    place = "; ".join(places) or f"{service.where(*base)} says no resources: one CPU"
     gpus = {key: int(value) for key, value in asked.items() if "gpu" in key or "nvidia.com/mig-" in key}
     for key in asked.keys() - gpus.keys() - {"cpu", "memory"}:
         report.append(f"{place}: {key} is nothing that Ray counts")
@@ -244,6 +263,9 @@ def _scaling(one: Imported, service: Reading, report: list[str]) -> None:
     if metric not in (None, "concurrency"):
         found.pop("target", None)
         report.append(f"{service.where(*predictor, 'scaleMetric')}: {metric}; Ray scales by requests in progress")
+    if found.get("min") == 0:
+        report.append(f"{'; '.join(places)}: minReplicas is 0: scale to zero is not there; min is 1")
+        found["min"] = 1
     if "min" in found and found.get("max", 0) < max(1, found["min"]):
         found["max"] = max(1, found["min"], found.get("max", 0))
     try:
@@ -266,16 +288,6 @@ def _placement(one: Imported, service: Reading) -> None:
         one.selector |= {str(k): str(v) for k, v in (service.take(*root, "nodeSelector") or {}).items()}
         one.tolerations += service.take(*root, "tolerations") or []
         one.runtime_class = service.text(*root, "runtimeClassName") or one.runtime_class
-
-
-def _variables(one: Imported, service: Reading, base: tuple[Key, ...], runtime: Reading | None) -> None:
-    for reading, path in ((runtime, ("spec", "containers", 0, "env")), (service, (*base, "env"))):
-        for index, variable in enumerate((reading.take(*path) if reading else None) or []):
-            assert reading is not None
-            one.variables.append((variable, reading.where(*path, index)))
-    secret = service.text("metadata", "annotations", f"{ANNOTATION}storageSecretName")
-    if secret:
-        one.secrets.append((secret, service.where("metadata", "annotations", f"{ANNOTATION}storageSecretName")))
 
 
 def _losses(service: Reading, base: tuple[Key, ...], runtime: Reading | None, report: list[str]) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rayservice.documents import Document
+from rayservice.documents import Document, DocumentError
 
 Key = str | int
 SERVERS_OWN = ("uid", "resourceVersion", "generation", "creationTimestamp", "managedFields", "selfLink", "finalizers")
@@ -36,6 +36,21 @@ class Reading:
         """The same as text."""
         value = self.take(*path)
         return None if value is None else str(value)
+
+    def values(self, *path: Key) -> list[Any]:
+        """A list; empty where there is none. Raises `DocumentError` for anything else."""
+        value = self.take(*path)
+        if not isinstance(value, list | None):
+            raise DocumentError(f"{self.where(*path)}: {value!r} is not a list")
+        return value or []
+
+    def objects(self, *path: Key) -> list[dict[str, Any]]:
+        """A list of objects. Raises `DocumentError` for anything else."""
+        found = self.values(*path)
+        for index, value in enumerate(found):
+            if not isinstance(value, dict):
+                raise DocumentError(f"{self.where(*path, index)}: {value!r} is not an object, of keys and values")
+        return found
 
     def where(self, *path: Key) -> str:
         """A field's place, for people."""

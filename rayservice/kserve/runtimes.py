@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 
 from deployments import engines
 from deployments.engines import _vllm_arguments as vllm
+from rayservice.kserve.words import UNFILLED
 
 FORMATS = {
     "sklearn": "sklearn",
@@ -100,9 +101,14 @@ def is_llm(*words: str | None) -> bool:
 
 
 def arguments(words: Sequence[str], engine: str) -> Arguments:
-    """A command line, `--key=value`, `--key value` or `--flag`, read for an engine."""
+    """A command line, `--key=value`, `--key value` or `--flag`, read for an engine.
+
+    Words in which something is unfilled are left out: `words` reports them.
+    """
     found = Arguments()
     for key, values in _flags(words):
+        if key not in vllm.REFUSED and any(UNFILLED.search(value) for value in values):
+            continue
         value = values[0] if values else None
         if key == "" or key in MODEL_FLAGS:
             found.model = value if key else (found.model or value)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from deployments.errors import ServeAppError
 from serve_app.cli import app
 from serve_app.graphs import pictures
 from serve_app.graphs.spec import Graph
@@ -91,3 +92,11 @@ def test_the_command_prints_and_names_what_there_is() -> None:
     refused = runner.invoke(app, ["graph", "voice-rag", "--graph", "nope"]).exception
     assert "has no graph 'nope'; it has: voice-rag" in str(refused)
     assert "1 graphs: voice-rag" in runner.invoke(app, ["catalog", "check", "voice-rag"]).output
+
+
+def test_a_folder_that_is_a_file_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "drawn"
+    file.write_text("x")
+    refused = CliRunner().invoke(app, ["graph", "voice-rag", "--out", str(file)]).exception
+    assert isinstance(refused, ServeAppError)
+    assert f"cannot write the pictures to the folder {file}" in refused.message

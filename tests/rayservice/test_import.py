@@ -276,8 +276,9 @@ def test_a_runtime_is_found_by_its_name_or_by_its_format() -> None:
 
 def test_a_runtime_that_no_model_uses_is_reported() -> None:
     runtime = kind("ServingRuntime", "idle", {"supportedModelFormats": [{"name": "x"}], "containers": [{"image": "y"}]})
-    _, report = only(sklearn(), runtime)
-    assert any("ServingRuntime idle, spec.containers" in line for line in report)
+    everyones = [kind("ClusterServingRuntime", name, {"containers": [{"image": "y"}]}) for name in ("a", "b")]
+    _, report = only(sklearn(), runtime, *everyones)
+    assert report == ["no model uses ServingRuntime idle, ClusterServingRuntime a, ClusterServingRuntime b"]
 
 
 @pytest.mark.parametrize(
@@ -300,7 +301,7 @@ def test_replicas_and_annotations_become_scaling(
     got = found.models[0].scaling
     assert scaling is None or (got.min, got.max, got.target) == scaling
     if predictor.get("minReplicas") == 0:
-        assert got.min == 0 or any("at least one replica" in line for line in report)
+        assert got.min == 0 or any("scale to zero is not there; min is 1" in line for line in report)
     assert any((reported or "has no counterpart") in line for line in report) is (reported is not None)
 
 
@@ -359,8 +360,11 @@ def test_models_that_want_the_same_machines_share_a_pool() -> None:
 @pytest.mark.parametrize(
     ("spec", "said"),
     [
-        ({"transformer": {"containers": [{"image": "x"}]}}, "spec.transformer: write it as a class of engine python"),
-        ({"explainer": {"alibi": {}}}, "spec.explainer: ask the model with :explain"),
+        (
+            {"transformer": {"containers": [{"image": "x"}]}},
+            "spec.transformer: write it as a class, and name it under the model's transformer:",
+        ),
+        ({"explainer": {"alibi": {}}}, "spec.explainer: say explainer: on the model in the catalog"),
         ({"canary": [{"x": 1}]}, "spec.canary: deploy the new version under a name of its own"),
     ],
 )
@@ -439,17 +443,14 @@ GRAPH: dict[str, dict[str, Any]] = {
 
 def test_a_graph_of_these_models_is_taken_or_said_step_by_step() -> None:
     text, report = convert([service(sklearn()), kind("InferenceGraph", "g", {"nodes": GRAPH})])
-    graphs = parsed(text).get("graphs")
-    assert bool(graphs) is ("graphs" in Catalog.model_fields)
-    if graphs:
-        steps = [{"serviceName": "m"}, {"nodeName": "both"}]
-        assert graphs[0]["nodes"] == {"root": GRAPH["root"] | {"steps": steps}, "both": GRAPH["both"]}
-        assert not report
-    else:
-        assert [line.partition("spec.nodes.")[2].partition(";")[0] for line in report] == [
-            "root: Sequence of m, both",
-            "both: Ensemble of m, http://elsewhere/x",
-        ]
+    steps = [{"serviceName": "m"}, {"nodeName": "both"}]
+    assert parsed(text)["graphs"][0]["nodes"] == {"root": GRAPH["root"] | {"steps": steps}, "both": GRAPH["both"]}
+    assert not report
+    _, report = convert([service(sklearn(), "other"), kind("InferenceGraph", "g", {"nodes": GRAPH})])
+    assert [line.partition("spec.nodes.")[2] for line in report] == [
+        "root: Sequence of m, both; not in these files: m, m",
+        "both: Ensemble of m, http://elsewhere/x; not in these files: m, m",
+    ]
 
 
 def test_an_unknown_kind_is_reported() -> None:
@@ -463,7 +464,10 @@ def test_an_unknown_kind_is_reported() -> None:
         (kind("Service", "s", {}), "there is no InferenceService"),
         (service([]), "not in the shape of an InferenceService"),  # type: ignore[arg-type]
         (service({"model": "x"}), "not in the shape of an InferenceService"),
-        (service(sklearn(), name="No_DNS"), "what was made of these files is not a valid catalog"),
+        (
+            service(sklearn(), name="No_DNS"),
+            "none of the InferenceServices can be imported:\n.*no catalog takes it: models.0. .No_DNS.[.]name",
+        ),
         (service(sklearn() | {"minReplicas": "many"}), "not in the shape of an InferenceService"),
     ],
 )

@@ -322,6 +322,47 @@ def test_files_that_hold_no_objects_are_refused(tmp_path: Path, text: str | None
         read([file])
 
 
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("{apiVersion: v1, kind: List, items: [3]}", r"x.yaml: items\[0\]: 3 is not a Kubernetes object"),
+        ("{apiVersion: v1, kind: List, items: 3}", "x.yaml: List: items: 3 is not a list of objects"),
+        ("{apiVersion: v1, kind: Service, metadata: 3}", "x.yaml: Service: metadata: 3 is not an object"),
+        ("{apiVersion: v1, kind: Service, spec: [1]}", r"x.yaml: Service: spec: \[1\] is not an object"),
+    ],
+)
+def test_objects_in_no_shape_are_refused_with_file_and_place(tmp_path: Path, text: str, complaint: str) -> None:
+    (tmp_path / "x.yaml").write_text(text)
+    with pytest.raises(DocumentError, match=complaint):
+        read([tmp_path / "x.yaml"])
+
+
+def test_an_alias_in_no_shape_is_a_finding() -> None:
+    found = linted(lambda one: one["spec"].update(ports=80), "a-predictor.yaml")
+    assert any("a-predictor: cannot be looked into" in line for line in found)
+
+
+def test_a_lint_that_checked_nothing_fails_and_says_what_it_takes(tmp_path: Path) -> None:
+    for given, held in (("", "nothing"), ("{apiVersion: v1, kind: Pod, metadata: {name: a}}", "Pod a")):
+        (tmp_path / "x.yaml").write_text(given)
+        shown = CliRunner().invoke(app, ["lint", str(tmp_path / "x.yaml")])
+        assert shown.exit_code == 1
+        assert "lint takes manifests, RayService and Service; these files hold " + held in shown.output
+    named = CliRunner().invoke(app, ["lint", "homelab"])
+    assert isinstance(named.exception, DocumentError)
+    assert "homelab is the name of a catalog, and lint takes manifests" in named.exception.message
+
+
+def test_a_number_that_is_none_is_found_with_its_deployment() -> None:
+    def halve(config: dict[str, Any]) -> None:
+        deployment = next(one for one in config["applications"][0]["deployments"] if one["name"] == "a")
+        deployment["ray_actor_options"]["num_gpus"] = "half"
+
+    found = linted(serve(halve))
+    assert any("(a).ray_actor_options.num_gpus: Input should be a valid number" in line for line in found)
+    assert any("deployment a: ray_actor_options or replicas cannot be read" in line for line in found)
+
+
 def test_the_command_lists_what_is_wrong_and_exits_with_1(tmp_path: Path) -> None:
     files, aliases = render(catalogs.load("homelab"), "test")
     write(files, tmp_path)

@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 from deployments.gpu import CONTEXT_BYTES
 from rayservice.cli import app
 from rayservice.estimate import Estimate, estimate, kv_cache_bytes, weight_bytes
-from rayservice.plan import grows, plan
+from rayservice.plan import PlanError, grows, plan
 from rayservice.plan_screen import doubts
+from serve_app import catalog as catalogs
 from tests.rayservice.catalogs import NVIDIA, catalog, model
 
 LLAMA_8B = {
@@ -70,6 +71,26 @@ def test_a_pool_may_have_as_many_machines_as_it_may_grow_to() -> None:
     assert not plan(grown).complaints
     assert not grows(grown)
     assert grows(catalog(*models, pools=[NVIDIA | {"max_nodes": 3}]))
+
+
+def test_a_share_of_memory_is_of_no_card_whose_memory_nobody_says() -> None:
+    pools = [NVIDIA, {"name": "small", "kind": "nvidia", "cpu": 16, "memory": "64GiB"}]
+    models = [model("a", resources={"vram": "20GiB"}), model("b", resources={"vram": "6GiB"})]
+    found = plan(catalog(*models, pools=pools))
+    assert [place.pool for place in found.packing.places if place.name == "a"] == ["gpu"]
+    assert len(found.complaints) == 1
+    assert found.complaints[0].startswith("b needs 0.25 GPU, 1 CPU on pool gpu, and there is no room")
+    assert found.complaints[0].endswith("; small: no gpu_memory is said, which vram is a part of")
+    of_all = plan(catalog(*models, pools=pools, gpu_memory="8GiB"))
+    assert not of_all.complaints
+    assert of_all.catalog.models[1].resources.model_dump(include={"pool", "gpu"}) == {"pool": "small", "gpu": 0.75}
+    shown = plan(catalog(model("a", resources={"gpu": 4}), pools=pools)).complaints[0]
+    assert shown.endswith("gpu has 1 of nvidia, 24.0GiB each, small has 1 of nvidia, and says no gpu_memory")
+
+
+def test_a_name_too_long_for_kuberay_is_refused_before_it_is_rendered() -> None:
+    with pytest.raises(PlanError, match="has 50 letters; KubeRay takes 47"):
+        plan(catalogs.parse({"name": "a" * 50, "models": [model("a")]}))
 
 
 def test_models_in_the_gateway_take_no_place_of_their_own_and_those_on_demand_one() -> None:
