@@ -159,6 +159,17 @@ def json_response(content: object, status: int = 200) -> Response:
     return Response(orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY), status, media_type="application/json")
 
 
+def read_object(body: bytes) -> dict[str, Any]:
+    """A body that is a JSON object. Raises `BadRequest` in KServe's words."""
+    try:
+        given = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise BadRequest(f"Unrecognized request format: {error}") from None
+    if not isinstance(given, dict):
+        raise BadRequest("Unrecognized request format: the body is not a JSON object")
+    return given
+
+
 async def read_json(request: Request, shape: type[Body]) -> Body:
     """The body as `shape`, whatever its content type says. Raises `BadRequest` naming what is wrong."""
     try:

@@ -20,7 +20,7 @@ from deployments.asgi import Head, run_unary
 from deployments.engines._transformer import Method, Transformer
 from deployments.errors import BadRequest, NotImplementedHere, ServeAppError
 from deployments.protocols import cloud_events
-from deployments.protocols.app import Served, off_loop, plain_body
+from deployments.protocols.app import Served, off_loop, plain_body, read_object
 from deployments.protocols.compression import compress
 from deployments.protocols.dialects import response
 from deployments.protocols.open_inference import InferRequest, InferResponse, read_json
@@ -78,7 +78,7 @@ class Transformed:
     async def _v1(self, request: Request, path: re.Match[str], transformer: Transformer) -> Response:
         body, event = await plain_body(request, self._host), cloud_events.form_of(request.headers)
         data = cloud_events.open_event(request.headers, body) if event else body
-        done = await self._around(request, transformer, await off_loop(len(data), lambda: _object(data)))
+        done = await self._around(request, transformer, await off_loop(len(data), lambda: read_object(data)))
         if isinstance(done, Response):
             return done
         content = await _dumped(transformer, "postprocess", done)
@@ -94,7 +94,7 @@ class Transformed:
             payload = _opened(given)
         else:
             body = await plain_body(request, self._host)
-            payload = await off_loop(len(body), lambda: _object(body))
+            payload = await off_loop(len(body), lambda: read_object(body))
             if _wants_binary(payload):
                 given = await off_loop(len(body), lambda: read_json(body, None, model_name=path[1]))
         done = await self._around(request, transformer, _without_binary(payload))
@@ -132,7 +132,7 @@ class Transformed:
             passed = Response(answer.body, answer.status)
             passed.raw_headers = answer.headers
             return passed
-        result = await off_loop(len(answer.body), lambda: _object(answer.body))
+        result = await off_loop(len(answer.body), lambda: read_object(answer.body))
         return await transformer.run("postprocess", result, headers)
 
 
@@ -143,16 +143,6 @@ def _head(request: Request, body: bytes) -> Head:
     about = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     root, path = scope.get("root_path", ""), get_route_path(scope)
     return Head("POST", path, root, scope["query_string"], [*kept, *about], None, scope["serve_app.timeout_s"])
-
-
-def _object(body: bytes) -> dict[str, Any]:
-    try:
-        given = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise BadRequest(f"Unrecognized request format: {error}") from None
-    if not isinstance(given, dict):
-        raise BadRequest("Unrecognized request format: the body is not a JSON object")
-    return given
 
 
 async def _dumped(transformer: Transformer, name: Method, made: dict[str, Any]) -> bytes:

@@ -6,14 +6,22 @@ A request that is a CloudEvent is answered with one.
 
 from typing import Any, NamedTuple
 
-import orjson
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
 from starlette.responses import Response
 
 from deployments.errors import BadRequest
 from deployments.protocols import cloud_events
-from deployments.protocols.app import Served, check_name, json_body, json_response, off_loop, plain_body, post
+from deployments.protocols.app import (
+    Served,
+    check_name,
+    json_body,
+    json_response,
+    off_loop,
+    plain_body,
+    post,
+    read_object,
+)
 from deployments.protocols.predictions import Asked, Prediction
 
 PREDICT = "/v1/models/{model:path}:predict"
@@ -74,12 +82,7 @@ def write_answer(model: str, content: object, given: Given) -> Response:
 
 def read_instances(body: bytes, limit: int) -> tuple[list[Any], dict[str, Any]]:
     """Instances and parameters of a body. Raises `BadRequest` in KServe's words."""
-    try:
-        given = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise BadRequest(f"Unrecognized request format: {error}") from None
-    if not isinstance(given, dict):
-        raise BadRequest("Unrecognized request format: the body is not a JSON object")
+    given = read_object(body)
     key = "inputs" if "inputs" in given and "instances" not in given else "instances"
     instances, parameters = given.get(key), given.get("parameters")
     if not isinstance(instances, list):
