@@ -259,7 +259,7 @@ def test_when_it_is_interrupted_nothing_is_left() -> None:
 @pytest.mark.timeout(600)
 def test_it_runs_where_torch_transformers_and_sentence_transformers_are_all(tmp_path: Path) -> None:
     out = tmp_path / "out.json"
-    arguments = ["--cpu", "--tiny", "--seconds", "2", "--json", str(out)]
+    arguments = ["--cpu", "--tiny", "--seconds", "0.5", "--json", str(out)]
     with program(*arguments, site=tmp_path, absent=absent_on_a_bare_machine()) as running:
         printed, said = running.communicate(timeout=560)
     assert running.returncode == 0, printed + said
