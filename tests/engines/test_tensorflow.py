@@ -124,6 +124,7 @@ async def test_bad_input_is_a_400_that_names_it(serve: Callable[..., Any]) -> No
         assert said.startswith("the model refuses these inputs (")
 
 
+@pytest.mark.slow
 def test_triton_can_be_imported_after_it() -> None:
     """As transformers and torch's compiler do; in the other order the process would end by a signal."""
     pytest.importorskip("triton")

@@ -161,6 +161,7 @@ CASES: list[tuple[str, Callable[[], Any], dict[str, Any], Callable[..., Any], st
 
 
 @pytest.mark.parametrize(("engine", "make", "asked", "library", "name"), CASES)
+@pytest.mark.slow
 async def test_values_are_the_librarys_own_and_add_up_to_the_output(
     tmp_path: Path, engine: str, make: Any, asked: dict[str, Any], library: Any, name: str
 ) -> None:

@@ -301,6 +301,7 @@ models = st.builds(
     st.sets(st.sampled_from([80, 8000, 9000]), min_size=1),
     st.booleans(),
 )
+@pytest.mark.slow
 def test_any_catalog_renders_valid_manifests_or_says_what_does_not_fit(
     pools: list[Any], models: list[Any], ports: set[int], auth: bool
 ) -> None:
