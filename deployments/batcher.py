@@ -20,8 +20,6 @@ from typing import Any, Generic, TypeVar, cast
 from deployments.errors import BadRequest, EngineError, QueueFull, ServeAppError
 from deployments.waiting import Entry, Item, Waiting
 
-__all__ = ["Batcher", "Item"]
-
 log = logging.getLogger(__name__)
 Raw = TypeVar("Raw")
 Out = TypeVar("Out")

@@ -21,9 +21,9 @@ from deployments.settings import (
 )
 
 GATEWAY = "gateway"
+"""The entrance's deployment, beside which each model's is called by the model's name."""
 SHARED = "on-demand"
 """The deployment of all models that are loaded on demand."""
-"""The entrance's deployment, beside which each model's is called by the model's name."""
 TIMEOUTS_S: dict[Task, float] = {"transcribe": 4 * 3600.0}
 """Deadlines of tasks whose requests take long."""
 

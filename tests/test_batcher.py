@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployments.batcher import HICCUP_S, SHORT_RUNS, Batcher, Item
+from deployments.batcher import HICCUP_S, SHORT_RUNS, Batcher
 from deployments.errors import BadRequest, EngineError, QueueFull, ServeAppError
+from deployments.waiting import Item
 
 
 class Gate:

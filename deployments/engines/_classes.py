@@ -45,7 +45,7 @@ class OwnClass:
             if hasattr(model, "load"):
                 with self.blamed(f"{named}.load failed"):
                     self._settle(model.load(self._path))
-        self._model = model
+        self._model, self._named = model, named
         return model
 
     def _find(self, named: str) -> type[Any]:
@@ -69,6 +69,19 @@ class OwnClass:
             classes = [key for key, one in vars(module).items() if isinstance(one, type) and not key.startswith("_")]
             raise LoadError(f"{self._key}: module {module_name} has no class {name!r}{_nearest(name, classes)}")
         return found
+
+    def lacks(self, *names: str) -> LoadError:
+        """The error for an instance that has none of these, of which it must have one."""
+        have = ", ".join(name for name in dir(self._model) if not name.startswith("_")) or "nothing"
+        return LoadError(f"{self._named} has neither {' nor '.join(names)}; it has: {have}")
+
+    def alive(self) -> bool:
+        """Whether the instance says that it can go on; one without `alive()` always can."""
+        try:
+            return bool(self._model.alive()) if hasattr(self._model, "alive") else True
+        except Exception:
+            log.exception("%s cannot say whether it is alive", self._context.name)
+            return False
 
     def close(self) -> None:
         """Close the instance, if it has a way, and forget its modules. Raises nothing."""

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from deployments.batcher import Batcher, Item
+from deployments.batcher import Batcher
 from deployments.engines import Task
 from deployments.errors import BadRequest, EngineError
 from deployments.specs import Array, TensorSpec
+from deployments.waiting import Item
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from deployments.batcher import Batcher, Item
+from deployments.batcher import Batcher
 from deployments.engines import LoadContext, Truncate
 from deployments.errors import BadRequest, LoadError, ServeAppError
 from deployments.gpu import choose_device
 from deployments.settings import Frozen
+from deployments.waiting import Item
 
 if TYPE_CHECKING:
     import torch

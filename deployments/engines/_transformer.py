@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from deployments.engines import LoadContext
 from deployments.engines._classes import OwnClass
-from deployments.errors import EngineError, LoadError
+from deployments.errors import EngineError
 from deployments.settings import TransformerSettings
 
 log = logging.getLogger(__name__)
@@ -42,27 +42,20 @@ class Transformer:
         self._methods: dict[Method, Callable[..., Any]] = {}
         try:
             model = self._made.make(options.class_, options.arguments)
-            self._is_well: Callable[[], bool] = getattr(model, "alive", lambda: True)
             self._methods = {name: getattr(model, name) for name in METHODS if hasattr(model, name)}
             if not self._methods:
-                have = ", ".join(name for name in dir(model) if not name.startswith("_")) or "nothing"
-                raise LoadError(f"{self._class} has neither preprocess nor postprocess; it has: {have}")
+                raise self._made.lacks(*METHODS)
         except BaseException:
             self.close()
             raise
 
     def alive(self) -> bool:
         """Whether the instance says that it can go on."""
-        try:
-            return bool(self._is_well())
-        except Exception:
-            log.exception("the transformer of %s cannot say whether it is alive", self._context.name)
-            return False
+        return self._made.alive()
 
     def close(self) -> None:
         """Close the instance, stop the threads, and forget its modules."""
         self._methods = {}
-        self._is_well = lambda: False
         self._made.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from deployments.batcher import Batcher, Item
+from deployments.batcher import Batcher
 from deployments.engines import LoadContext, Reranked, Task, Truncate
 from deployments.engines._torch import (
     MAX_CHARACTERS,
@@ -26,6 +26,7 @@ from deployments.engines._torch import (
 )
 from deployments.errors import BadRequest, EngineError, LoadError, ServeAppError
 from deployments.settings import Frozen
+from deployments.waiting import Item
 
 
 class Options(TorchOptions):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from pydantic import Field, ValidationError
 
-from deployments.batcher import Batcher, Item
+from deployments.batcher import Batcher
 from deployments.engines import LoadContext, Task
 from deployments.engines._answers import read_answer
 from deployments.engines._classes import OwnClass
@@ -21,6 +21,7 @@ from deployments.engines._rows import Rows, Tensors, Wanted
 from deployments.errors import BadRequest, EngineError, LoadError, QueueFull, ServeAppError
 from deployments.settings import Frozen
 from deployments.specs import Array, TensorSpec
+from deployments.waiting import Item
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -86,20 +87,14 @@ class Engine:
             self._begin_predict(options)
             self.app: ASGIApp | None = self._begin_app()
             if not self._predict and not self.app:
-                have = ", ".join(name for name in dir(self._model) if not name.startswith("_")) or "nothing"
-                raise LoadError(f"{options.class_} has neither predict nor app; it has: {have}")
+                raise self._made.lacks("predict", "app")
         except BaseException:
             self.close()
             raise
 
     def alive(self) -> bool:
         """Whether the threads run, and the model says that it can go on."""
-        try:
-            well = bool(self._model.alive()) if hasattr(self._model, "alive") else True
-        except Exception:
-            log.exception("%s cannot say whether it is alive", self._context.name)
-            return False
-        return well and all(one is None or one.alive() for one in (self._batcher, self._rows))
+        return self._made.alive() and all(one is None or one.alive() for one in (self._batcher, self._rows))
 
     def close(self) -> None:
         """Stop the threads, end the app, close the model, and forget its modules."""

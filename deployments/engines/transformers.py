@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from deployments.batcher import Batcher, Item
+from deployments.batcher import Batcher
 from deployments.engines import Generated, GenerateOptions, LoadContext, Message, Task
 from deployments.engines._torch import MAX_CHARACTERS, Compute, reading_weights
 from deployments.errors import BadRequest, EngineError, LoadError
 from deployments.gpu import choose_device
 from deployments.settings import Frozen
+from deployments.waiting import Item
 
 if TYPE_CHECKING:
     import torch

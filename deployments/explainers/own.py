@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from deployments.batcher import Batcher, Item
+from deployments.batcher import Batcher
 from deployments.engines import LoadContext
 from deployments.engines._classes import OwnClass
 from deployments.errors import LoadError, ServeAppError
 from deployments.explainers import Explanation, Question
 from deployments.settings import ExplainerSettings
+from deployments.waiting import Item
 
 
 class _Asked(NamedTuple):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from deployments import sources
-from deployments.batcher import Batcher, Item
+from deployments.batcher import Batcher
 from deployments.engines import LoadContext, PredictEngine
 from deployments.engines._loading import library, said
 from deployments.engines._rows import BATCH_ROWS
@@ -21,6 +21,7 @@ from deployments.explainers import Explanation, Question
 from deployments.explainers.features import Features
 from deployments.settings import ExplainerSettings
 from deployments.specs import Array
+from deployments.waiting import Item
 
 VALUES, BASE = "values", "base_values"
 RTOL, ATOL = 1e-3, 1e-4
