@@ -15,6 +15,14 @@ PORTS = 100
 """How many adjoining ports one `up` keeps for HAProxy and the gateway's replicas behind it."""
 
 
+HAPROXY_SERVES = {
+    "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    # A request whose replica dies before it answers goes to another one, as carried ones do (serve_app.carry).
+    "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
+    "RAY_SERVE_HAPROXY_RETRIES": "6",  # three refused connections in a row until HAProxy knows that one is gone
+}
+
+
 def catalog_name() -> str:
     """`SERVE_APP_CATALOG`: a catalog's file, or the name of a shipped one; by default the embedded catalog."""
     return os.environ.get("SERVE_APP_CATALOG", "embedded")
@@ -57,7 +65,7 @@ def serving(haproxy: bool) -> dict[str, str]:
         "RAY_worker_niceness": "0",  # Ray runs replicas at 15: any other process would take their CPUs
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.3",  # Ray's 0.1 costs 6 % of a core at rest
-        **({"RAY_SERVE_ENABLE_HA_PROXY": "1"} if haproxy else {}),
+        **(HAPROXY_SERVES if haproxy else {}),
     }
 
 

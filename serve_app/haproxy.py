@@ -13,18 +13,26 @@ from serve_app import environment
 from serve_app.model import GATEWAY
 
 _GRPC = re.compile(r"^frontend grpc_frontend\n(?:[ \t]+bind [^\n]*\n|[ \t]+#[^\n]*\n|\n)*[ \t]+mode http\n", re.MULTILINE)
+_DEFAULTS = re.compile(r"^defaults\n[ \t]+mode http\n", re.MULTILINE)
 _OPEN = re.compile(r"^([ \t]+bind )\*?:(\d+)$", re.MULTILINE)
+BUFFERED = "    option http-buffer-request\n"
+UNNAMED = f"    http-request set-header application {GATEWAY} if !{{ req.hdr(application) -m found }}\n"
 
 
 def amended(config: str, local: bool) -> str:
-    """Ray's configuration, with gRPC calls that name no application going to the gateway's.
+    """Ray's configuration, so that HAProxy loses fewer requests and knows where all of them go.
 
-    Ray sends them nowhere where there are several applications, and the clients of KServe and Triton name none. With
-    `local`, what HAProxy opens on every address besides (statistics, metrics) is on 127.0.0.1 alone.
+    - A request is sent to a replica when all of it (or 16 KiB) is here: only then can HAProxy send it to another one
+      where the first dies (`retry-on empty-response`, `environment.serving`).
+    - A gRPC call that names no application is the gateway's. Ray sends it nowhere where there are several, and the
+      clients of KServe and Triton name none.
+    - With `local`, what HAProxy opens on every address besides (statistics, metrics) is on 127.0.0.1 alone.
     """
-    default = f"    http-request set-header application {GATEWAY} if !{{ req.hdr(application) -m found }}\n"
-    if f"-m str {GATEWAY}\n" in config and default not in config:
-        config = _GRPC.sub(lambda found: found[0] + default, config)
+    if BUFFERED in config:
+        return config
+    config = _DEFAULTS.sub(lambda found: found[0] + BUFFERED, config)
+    if f"-m str {GATEWAY}\n" in config:
+        config = _GRPC.sub(lambda found: found[0] + UNNAMED, config)
     return _OPEN.sub(r"\g<1>127.0.0.1:\2", config) if local else config
 
 

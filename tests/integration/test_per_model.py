@@ -133,7 +133,7 @@ def test_grpc_needs_no_name_of_an_application(apart: Application) -> None:
 
 
 def asking(url: str) -> Callable[[httpx.Client, str], httpx.Response]:
-    return lambda client, text: client.post(f"{url}/identity/v1/models/identity:predict", json={"instances": [text]})
+    return lambda client, text: client.post(f"{url}/v1/models/identity:predict", json={"instances": [text]})
 
 
 def test_changing_one_model_leaves_every_process_and_interrupts_none(
@@ -143,7 +143,7 @@ def test_changing_one_model_leaves_every_process_and_interrupts_none(
     changed, broken = copy.deepcopy(catalog), copy.deepcopy(catalog)
     changed["models"][1]["aliases"] = ["echo"]
     broken["models"][1]["source"] = "file:///nowhere"
-    with load(asking(apart.url)) as seen:
+    with load(asking(f"{apart.url}/identity")) as seen:
         enough(seen, 50)
         apart.deploy(changed)
         apart.until(lambda: prediction(f"{apart.url}/v1/models/echo:predict").status_code == 200)
@@ -161,7 +161,7 @@ def test_adding_and_removing_a_model_leaves_every_process(apart: Application, ca
     before = processes(apart)
     more = copy.deepcopy(catalog)
     more["models"].append({**catalog["models"][0], "name": "second", "aliases": []})
-    with load(asking(apart.url)) as seen:
+    with load(asking(f"{apart.url}/identity")) as seen:
         for _ in range(2):  # a handle to what was there before leads to it again
             apart.deploy(more)
             apart.until(lambda: apart.state("second")["state"] == "ready")
@@ -173,13 +173,15 @@ def test_adding_and_removing_a_model_leaves_every_process(apart: Application, ca
     assert processes(apart) == before
 
 
-def test_no_request_is_lost_when_the_replica_is_killed(apart: Application) -> None:
+@pytest.mark.parametrize("victim", ["identity", "gateway"])
+def test_no_request_is_lost_when_an_entrance_is_killed(apart: Application, victim: str) -> None:
     before = processes(apart)
-    with load(asking(apart.url)) as seen:
+    url = f"{apart.url}/identity" if victim == "identity" else apart.url
+    with load(asking(url)) as seen:
         enough(seen, 100)
-        os.kill(*before["identity"], signal.SIGKILL)
+        os.kill(*before[victim], signal.SIGKILL)
         enough(seen, 200)
     assert set(seen) == {200}, seen
     after = processes(apart)
-    assert after.pop("identity") != before.pop("identity")
+    assert after.pop(victim) != before.pop(victim)
     assert after == before
