@@ -1,5 +1,7 @@
 """From a catalog to a Ray Serve application: one deployment for each model, and the gateway before them.
 
+A transformer with `resources` or `scaling` has a deployment too, between the gateway and the model's.
+
 Structure (which models, on which engines) is in the deployments' arguments; everything else is in
 `user_config` and in options that Ray Serve changes in place, so that changing one model leaves the
 others' processes alone. See `serve_config` for the same as a Serve config file.
@@ -18,12 +20,15 @@ from serve_app import catalog as catalogs
 from serve_app import environment
 from serve_app.catalog import Catalog
 from serve_app.gateway import Gateway, GatewaySettings
-from serve_app.model import GATEWAY, SHARED, Model, Scaling
+from serve_app.model import GATEWAY, SHARED, Model, Resources, Scaling
 from serve_app.resolve import ModelEntry
 from serve_app.rpc import SERVICERS
+from serve_app.transformer import TransformerReplica
 
 MAX_ANSWER_BYTES = 1 << 30
-"""What the gateway's gRPC channels accept in one answer; Ray's 4 MiB would lose larger ones."""
+"""What the gRPC channels of who asks models accept in one answer; Ray's 4 MiB would lose larger ones."""
+ANSWERED = {"RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(MAX_ANSWER_BYTES)}
+"""The environment of replicas that models answer."""
 LOGGING = LoggingConfig(log_level="WARNING", enable_access_log=False)
 """Ray Serve makes a log record for every request even where it is dropped later, unless the level forbids it."""
 HEALTH_PERIOD_S = 2.0
@@ -31,7 +36,8 @@ HEALTH_PERIOD_S = 2.0
 POOL_LABEL = "pool"
 """The label of Ray's nodes that says which of the catalog's pools they are of."""
 Structure = dict[str, list[dict[str, Any]]]
-"""What only new replicas can change: the identities of the models that each deployment hosts."""
+"""What only new replicas can change: the identities of the models that each deployment hosts; of a transformer's
+deployment, the `transforms` that say around which `model` on which `deployment` it is."""
 
 
 class BuildArgs(BaseModel):
@@ -57,16 +63,22 @@ def build(args: BuildArgs) -> Application:
 
 def _bind(structure: Structure, options: dict[str, dict[str, Any]]) -> Application:
     """The deployments of that structure; those without options get them from a Serve config."""
-    hosts = {}
-    for name, identities in structure.items():
-        if name != GATEWAY:
-            replica = serve.deployment(ModelReplica)
-            hosts[name] = replica.options(name=name, logging_config=LOGGING, **options.get(name, {})).bind(
-                identities, on_demand=name == SHARED
-            )
-    gateway = serve.deployment(serve.ingress()(Gateway))
-    named = gateway.options(name=GATEWAY, logging_config=LOGGING, **options.get(GATEWAY, {}))
-    return named.bind(hosts, structure.get(GATEWAY, []))
+
+    def named(made: Any, name: str) -> Any:
+        return serve.deployment(made).options(name=name, logging_config=LOGGING, **options.get(name, {}))
+
+    around = {name: one["transforms"] for name, (one, *_) in structure.items() if "transforms" in one}
+    hosts = {
+        name: named(ModelReplica, name).bind(identities, on_demand=name == SHARED)
+        for name, identities in structure.items()
+        if name != GATEWAY and name not in around
+    }
+    hosts |= {
+        name: named(TransformerReplica, name).bind(one["model"], hosts[one["deployment"]])
+        for name, one in around.items()
+    }
+    gateway: Application = named(serve.ingress()(Gateway), GATEWAY).bind(hosts, structure.get(GATEWAY, []))
+    return gateway
 
 
 def hosted(catalog: Catalog) -> dict[str, list[Model]]:
@@ -83,10 +95,18 @@ def options(catalog: Catalog, pools: bool = False) -> dict[str, dict[str, Any]]:
     found = {GATEWAY: gateway_options(catalog)}
     for name, models in hosted(catalog).items():
         found[name] = host_options(models, catalog)
-        pool = (catalog.on_demand if name == SHARED else models[0]).resources.pool
-        if pools and pool:
-            found[name]["ray_actor_options"]["label_selector"] = {POOL_LABEL: pool}
+    found |= {model.entrance: transformer_options(model) for model in catalog.models if _transformed(model)}
+    if pools:
+        on = {name: resources.pool for model in catalog.models for name, resources, _ in model.own}
+        for name, pool in (on | {SHARED: catalog.on_demand.resources.pool}).items():
+            if pool and name in found:
+                found[name]["ray_actor_options"]["label_selector"] = {POOL_LABEL: pool}
     return found
+
+
+def _transformed(model: Model) -> bool:
+    """Whether its transformer has a deployment of its own."""
+    return model.entrance != model.deployment
 
 
 def host_options(models: list[Model], catalog: Catalog) -> dict[str, Any]:
@@ -96,7 +116,22 @@ def host_options(models: list[Model], catalog: Catalog) -> dict[str, Any]:
     if models[0].deployment == SHARED:
         resources, scaling = catalog.on_demand.resources, Scaling(target=catalog.on_demand.target)
         config["budget"] = catalog.on_demand.model_dump(mode="json", include=set(Budget.model_fields))
-    variables = {} if resources.gpu else {"CUDA_VISIBLE_DEVICES": ""}
+    return replica_options(resources, scaling, config, {})
+
+
+def transformer_options(model: Model) -> dict[str, Any]:
+    """Ray Serve's options of the deployment of the model's transformer, to which models answer as to the gateway."""
+    around = model.transformer
+    assert around and around.resources and around.scaling, "asked of transformers with a deployment of their own"
+    config = {"models": {model.name: model.transformer_settings.model_dump(mode="json")}}
+    return replica_options(around.resources, around.scaling, config, ANSWERED)
+
+
+def replica_options(
+    resources: Resources, scaling: Scaling, config: dict[str, Any], variables: dict[str, str]
+) -> dict[str, Any]:
+    """The same for replicas that reserve these resources, with these environment variables."""
+    variables = variables if resources.gpu else variables | {"CUDA_VISIBLE_DEVICES": ""}
     actor: dict[str, Any] = {"num_cpus": resources.cpu, "num_gpus": resources.gpu}
     if resources.memory:
         actor["memory"] = int(resources.memory)
@@ -122,7 +157,7 @@ def gateway_options(catalog: Catalog) -> dict[str, Any]:
             aliases=model.aliases,
             timeout_s=model.timeout_s,
             note=model.settings.note,
-            deployment=model.deployment,
+            deployment=model.entrance,
         )
         for model in catalog.models
     )
@@ -134,7 +169,7 @@ def gateway_options(catalog: Catalog) -> dict[str, Any]:
         max_reading=int(catalog.gateway.max_reading),
     )
     variables = {
-        "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(MAX_ANSWER_BYTES),
+        **ANSWERED,
         "CUDA_VISIBLE_DEVICES": "",
         # A fixed threshold: glibc's own grows to 32 MB, and then the memory of bodies read is not given back.
         "MALLOC_MMAP_THRESHOLD_": str(1 << 20),
@@ -186,8 +221,10 @@ def serve_config(catalog: Catalog, host: str, port: int, grpc_port: int, pools: 
 
 
 def structure(catalog: Catalog) -> Structure:
-    """What only new replicas can change: which models there are, where, and their identities."""
+    """What only new replicas can change: which models there are, where, their identities, and what stands around."""
     found: Structure = {}
     for model in catalog.models:
         found.setdefault(model.deployment, []).append(model.identity.model_dump(mode="json"))
+    for model in filter(_transformed, catalog.models):
+        found[model.entrance] = [{"transforms": {"model": model.name, "deployment": model.deployment}}]
     return found

@@ -28,6 +28,7 @@ from serve_app.carry import GRACE_S, Carrier, pack
 from serve_app.edge import Edge, declared_bytes
 from serve_app.graphs.endpoint import Graphs
 from serve_app.graphs.spec import Graph
+from serve_app.model import GATEWAY
 from serve_app.multipart import field_of
 from serve_app.resolve import Graphed, ModelEntry, Open, Own, Routes, Target
 from serve_app.rpc import OpenInferenceMethods
@@ -181,10 +182,11 @@ class Gateway(OpenInferenceMethods):
     async def _states(self) -> list[ModelStatus]:
         """Every model's state, asked of all at once."""
         told = await asyncio.gather(*(carrier.statuses() for carrier in self._carriers.values()))
-        found = {status.name: status for several in told for status in several}
-        found |= {name: model.status() for name, model in self._inline.items()}
+        places = zip(self._carriers, told, strict=True)
+        found = {(place, status.name): status for place, several in places for status in several}
+        found |= {(GATEWAY, name): model.status() for name, model in self._inline.items()}
         return [
-            found.get(entry.name) or ModelStatus(entry.name, entry.task, "", "starting", "its replica is starting")
+            found.get((entry.deployment, entry.name)) or ModelStatus(entry.name, entry.task, "", "starting", "its replica is starting")
             for entry in self._settings.models
         ]
 

@@ -45,7 +45,7 @@ class ModelEntry(Frozen):
     note: str = ""
     """What people should know of its quality."""
     deployment: str = ""
-    """The Ray Serve deployment that hosts it."""
+    """The Ray Serve deployment that requests for it go to."""
 
 
 @dataclass(frozen=True)
