@@ -26,11 +26,12 @@ from deployments.settings import Frozen, ModelIdentity
 from serve_app import environment
 from serve_app.carry import GRACE_S, Carrier, pack
 from serve_app.edge import Edge, declared_bytes
+from serve_app.graphs import documentation
 from serve_app.graphs.endpoint import Graphs
 from serve_app.graphs.spec import Graph
 from serve_app.model import GATEWAY
 from serve_app.multipart import field_of
-from serve_app.resolve import Graphed, ModelEntry, Open, Own, Routes, Target
+from serve_app.resolve import API_ROUTES, Graphed, ModelEntry, Open, Own, Routes, Target
 from serve_app.rpc import OpenInferenceMethods
 from serve_app.uploads import Room, read_body
 
@@ -92,7 +93,12 @@ class Gateway(OpenInferenceMethods):
         tasks = {model.task: None for model in self._settings.models}
         documented = [make(None) for make in dict.fromkeys(make for task in tasks for make in ROUTERS[task])]
         self._own = build_app(
-            "serve_app", [models.server_router(self._listed, self._states, self._came_up), *documented]
+            "serve_app",
+            [
+                models.server_router(self._listed, self._states, self._came_up),
+                documentation.router(self._settings.graphs, API_ROUTES),
+                *documented,
+            ],
         )
         tidy_heap()
 
