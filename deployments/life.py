@@ -146,6 +146,11 @@ class Life(Generic[Loaded]):
             raise self._unavailable() from None
         return self._version
 
+    async def settled(self) -> None:
+        """Wait until it is loaded or could not be, if it is on its way."""
+        while self.state == "loading":
+            await self._settled.wait()
+
     def check(self) -> None:
         """Return if a version answers; else raise why not: `ModelLoading` or `ModelFailed`."""
         if self._version is None:

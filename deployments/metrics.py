@@ -59,11 +59,11 @@ class TokenTimes:
 class Marks:
     """When the parts of one request began, in seconds of the monotonic clock; one that does not begin has no length.
 
-    `ended(marks, failed)` is called at the end of its `with` block.
+    `ended(marks, failed)` is called at the end of its `with` block. `explained` says that it is one for an explanation.
     """
 
-    def __init__(self, ended: Callable[["Marks", bool], None]) -> None:
-        self._ended = ended
+    def __init__(self, ended: Callable[["Marks", bool], None], explained: bool) -> None:
+        self._ended, self.explained = ended, explained
         self.began_s = time.monotonic()
         self.predicting_s = self.writing_s = self.end_s = math.inf
 
@@ -93,7 +93,7 @@ class PredictTimes:
 
         self._read = histogram("request_preprocess_seconds", "Reading a V1 or V2 request")
         self._predict = histogram("request_predict_seconds", "The model's answer to a V1 or V2 request")
-        self._explain = histogram("request_explain_seconds", "The explanation of a V1 or V2 request")
+        self._explain = histogram("request_explain_seconds", "Predicting and explaining for a V1 or V2 request")
         self._write = histogram("request_postprocess_seconds", "Writing the answer to a V1 or V2 request")
         self._whole = histogram("kserve_inference_duration_seconds", "A V1 or V2 request, in the model's replica")
         self._load = histogram("kserve_model_load_duration_seconds", "Loading the model")
@@ -103,9 +103,9 @@ class PredictTimes:
         self.last_s = 0.0
         """When the last request came, in seconds since 1970."""
 
-    def request(self) -> Marks:
+    def request(self, explained: bool = False) -> Marks:
         """Measures a `with` block, which marks its parts; one that raises, or is cancelled, counts as failed."""
-        return Marks(self._ended)
+        return Marks(self._ended, explained)
 
     def _ended(self, marks: Marks, failed: bool) -> None:
         # The counts are told to Ray when the answer is on its way: the client need not wait for that.
@@ -124,13 +124,9 @@ class PredictTimes:
         self._count.inc()
         if not failed:
             self._read.observe(marks.predicting_s - marks.began_s)
-            self._predict.observe(marks.writing_s - marks.predicting_s)
+            (self._explain if marks.explained else self._predict).observe(marks.writing_s - marks.predicting_s)
             self._write.observe(marks.end_s - marks.writing_s)
             self._whole.observe(marks.end_s - marks.began_s)
-
-    def explained(self, took_s: float) -> None:
-        """A request was explained."""
-        self._explain.observe(took_s)
 
     def loaded(self, took_s: float) -> None:
         """The model was loaded."""

@@ -10,6 +10,7 @@ import logging
 import os
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,12 +32,11 @@ from deployments.protocols.app import ModelStatus, build_app
 from deployments.protocols.explanations import no_explainer
 from deployments.protocols.remembering import Remembering
 from deployments.protocols.transformed import Transformed
-from deployments.settings import ModelIdentity, ModelSettings, TransformerSettings
+from deployments.settings import ModelIdentity, ModelSettings
+from deployments.transformer_life import LOADING_PATIENCE_S, TransformerLife
 
 log = logging.getLogger(__name__)
 SPARE_BYTES = 512 << 20
-LOADING_PATIENCE_S = 600.0
-"""How long a request waits for a model that is loading, however long its answer may take then."""
 
 
 class Version(NamedTuple):
@@ -80,8 +80,7 @@ class Model:
         self._life: Life[Version] = Life(
             identity.name, self._load, self._fits_beside, tidy_heap if cache is None else lambda: None
         )
-        self._around: Life[Transformer] = Life(identity.name, self._load_transformer, lambda: True)
-        self._leaving: asyncio.Task[None] | None = None
+        self._around = TransformerLife(identity.name, self._context)
         self.times = PredictTimes(identity.name)
         task = self._engine_class.task
         routers = [
@@ -106,11 +105,7 @@ class Model:
             explainer = self.settings.explainer
             self._wanted = {"source": self.settings.source, "options": self.settings.options}
             self._wanted |= {"explainer": explainer.model_dump()} if explainer else {}
-            if around := self.settings.transformer:
-                wanted = around.model_copy(update={"source": around.source or self.settings.source})
-                self._around.want(wanted.model_dump(mode="json"))
-            elif self._around.state != "unloaded":
-                self._leaving = asyncio.create_task(self._around.unload())
+            self._around.become(self.settings)
         self._why_not = None
         if self._cache is None or self._cache.holds(self):
             self.load()
@@ -118,6 +113,11 @@ class Model:
     def load(self) -> None:
         """Begin to load what was configured."""
         self._life.want(self._wanted)
+
+    async def settled(self) -> None:
+        """Wait until it is loaded or could not be, if it is on its way."""
+        await self._life.settled()
+        await self._around.settled()
 
     async def unload(self) -> None:
         """Give the memory back once no request uses it."""
@@ -152,7 +152,8 @@ class Model:
 
     def alive(self) -> bool:
         """Whether it can still compute, or never could: a model that failed to load is no reason for a new process."""
-        return all(one is None or one.alive() for one in (self._life.loaded(), self._around.loaded()))
+        version = self._life.loaded()
+        return (version is None or version.alive()) and self._around.alive()
 
     async def revive(self) -> None:
         """Have it loaded anew where it shares its process with others, which are not to be ended for it."""
@@ -190,19 +191,13 @@ class Model:
             with ready as version:
                 yield version
 
-    @contextlib.asynccontextmanager
-    async def transformer(self, request: Request) -> AsyncIterator[Transformer | None]:
+    def transformer(self, request: Request) -> AbstractAsyncContextManager[Transformer | None]:
         """The loaded transformer, held for one request; None where the settings have none."""
-        if self.settings.transformer is None:
-            yield None
-            return
-        with await self._around.ready(min(request.scope["serve_app.timeout_s"], LOADING_PATIENCE_S)) as transformer:
-            yield transformer
+        return self._around.held(request)
 
     def check(self) -> None:
         """Raise `ModelUnavailable` unless a version answers, or will be loaded for the next request."""
-        if self.settings.transformer:
-            self._around.check()
+        self._around.check()
         if self._cache is None or self._life.state != "unloaded":
             self._life.check()
         elif self._why_not:
@@ -211,21 +206,19 @@ class Model:
     def status(self) -> ModelStatus:
         """What it is doing now; of its transformer, while that is what it waits for."""
         state = "failed" if self._why_not and self._life.state == "unloaded" else self._life.state
-        waits = self.settings.transformer and state in ("ready", "unloaded") and self._around.state != "ready"
-        life = self._around if waits else self._life
-        failure = life.failure or (self._around.failure if self.settings.transformer else None)
-        return ModelStatus(
+        status = ModelStatus(
             name=self.identity.name,
             task=self._engine_class.task,
             engine=self.identity.engine,
-            state=life.state if waits else state,
-            progress=life.progress,
-            failure=failure or (self._why_not.message if self._why_not else None),
+            state=state,
+            progress=self._life.progress,
+            failure=self._life.failure or (self._why_not.message if self._why_not else None),
             pid=os.getpid(),
             adapters=self.adapters(),
             version=self.settings.version,
             stats=models.stats_of(self),
         )
+        return self._around.status(status)
 
     def loaded(self) -> Engine | None:
         """The engine, if one answers now."""
@@ -270,17 +263,6 @@ class Model:
         except BaseException:
             engine.close()
             raise
-
-    def _load_transformer(self, wanted: dict[str, Any], progress: Callable[[str], None]) -> Transformer:
-        """Fetch the class's files and make an instance. Blocks; raises `LoadError`."""
-        settings = TransformerSettings.model_validate(wanted)
-        transformer = Transformer()
-        try:
-            path = sources.resolve(settings.source or "", progress)
-            transformer.load(path, settings, self._context(progress))
-        except LoadError as error:
-            raise LoadError(f"its transformer: {error.message}") from error
-        return transformer
 
     def _context(self, progress: Callable[[str], None]) -> LoadContext:
         return LoadContext(

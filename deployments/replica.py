@@ -4,12 +4,15 @@ Nothing raises out of `reconfigure()`, because Ray Serve would stop the replica 
 application. Knows nothing of what models do.
 """
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import ray
 from pydantic import ValidationError
+from ray import serve
+from ray.serve.schema import ReplicaState
 
 from deployments.asgi import Answer, BodyBytes, Head, run_stream, run_unary
 from deployments.cache import Budget, ModelCache
@@ -20,6 +23,24 @@ from deployments.settings import ModelIdentity
 log = logging.getLogger(__name__)
 
 
+def reserved() -> tuple[float, float]:
+    """The CPUs and GPUs that this replica reserves."""
+    found = ray.get_runtime_context().get_assigned_resources()
+    return float(found.get("CPU", 0)), float(found.get("GPU", 0))
+
+
+async def others_answer() -> bool:
+    """Whether other replicas of this one's deployment take requests now."""
+    try:
+        this = serve.get_replica_context()
+        status = await asyncio.to_thread(serve.status)
+        found = status.applications[this.app_name].deployments[this.deployment]
+    except Exception:  # whatever Ray Serve has: without an answer this replica begins at once, as the first one does
+        log.warning("it is not known whether there are other replicas", exc_info=True)
+        return False
+    return found.replica_states.get(ReplicaState.RUNNING, 0) > 0
+
+
 class ModelReplica:
     """The replica of one model that is always loaded, or with `on_demand` of many, each loaded when it is asked for.
 
@@ -27,14 +48,17 @@ class ModelReplica:
     """
 
     def __init__(self, identities: Sequence[dict[str, Any]], on_demand: bool = False) -> None:
-        reserved = ray.get_runtime_context().get_assigned_resources()
-        shares = float(reserved.get("CPU", 0)), float(reserved.get("GPU", 0))
         self._cache = ModelCache() if on_demand else None
-        made = [Model(ModelIdentity.model_validate(one), *shares, self._cache) for one in identities]
+        made = [Model(ModelIdentity.model_validate(one), *reserved(), self._cache) for one in identities]
         self._models = {model.name: model for model in made}
+        self._begun = False
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Have the models as `user_config` says: dumped `ModelSettings` by name, and a `Budget`. Returns at once."""
+        """Have the models as `user_config` says: dumped `ModelSettings` by name, and a `Budget`.
+
+        Returns at once, but for the first time where other replicas answer: Ray Serve sends a replica no requests
+        before, and they need not wait here for a model that is loaded there.
+        """
         if self._cache:
             try:
                 self._cache.budget = Budget.model_validate(user_config.get("budget", {}))
@@ -43,6 +67,9 @@ class ModelReplica:
         for name, settings in user_config["models"].items():
             if name in self._models:
                 self._models[name].configure(settings)
+        if not self._begun and await others_answer():
+            await asyncio.gather(*(model.settled() for model in self._models.values()))
+        self._begun = True
 
     async def unary(self, head: Head, body: BodyBytes) -> Answer:
         """One request, answered whole."""

@@ -2,7 +2,7 @@
 
 import importlib
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import replace
 from math import ceil
 from typing import Any
@@ -132,7 +132,7 @@ def _ours(application: dict[str, Any]) -> Iterator[str]:
     for name in options.keys() - found.keys() - {GATEWAY}:
         yield f"deployment {name!r} is not of this application; have: {', '.join([GATEWAY, *found])}"
     for name, identities in found.items():
-        yield from _identities(name, identities, options.get(name) if args.structure is not None else None)
+        yield from _identities(name, identities, options.get(name) if args.structure is not None else None, found)
     if args.structure is not None and GATEWAY not in options:
         yield f"deployment {GATEWAY!r} has no options, and the arguments are a structure alone"
     try:
@@ -145,14 +145,22 @@ def _ours(application: dict[str, Any]) -> Iterator[str]:
             yield f"model {model.name!r} is on deployment {model.deployment!r}, which there is not"
 
 
-def _identities(name: str, identities: list[dict[str, Any]], options: dict[str, Any] | None) -> Iterator[str]:
+def _identities(
+    name: str, identities: list[dict[str, Any]], options: dict[str, Any] | None, hosts: Container[str]
+) -> Iterator[str]:
+    """One deployment of the structure against its options and against `hosts`, the deployments that there are."""
+    around = [one["transforms"] for one in identities if "transforms" in one]
+    for one in around:
+        if one.get("deployment") not in hosts:
+            yield f"{name} is around deployment {one.get('deployment')!r}, which there is not"
     for one in identities:
-        if one.get("engine") not in engines.names():
+        if "transforms" not in one and one.get("engine") not in engines.names():
             yield f"{one.get('name')}: unknown engine {one.get('engine')!r}; have: {', '.join(engines.names())}"
     if options is None or name == GATEWAY:
         return
     models = (options.get("user_config") or {}).get("models") or {}
-    missing = {str(one.get("name")) for one in identities} ^ set(models)
+    given = [one.get("name") for one in identities if "transforms" not in one] + [one.get("model") for one in around]
+    missing = set(map(str, given)) ^ set(models)
     if missing:
         yield f"{', '.join(sorted(missing))}: either in args or in user_config of deployment {name!r}, and not in both"
     for model, settings in models.items():

@@ -15,7 +15,7 @@ from rayservice.packing import UNIT, Demand, Machines, Packing, pack
 from serve_app.application import hosted
 from serve_app.catalog import Catalog
 from serve_app.cluster import Pool
-from serve_app.model import GATEWAY, SHARED, Resources
+from serve_app.model import GATEWAY, SHARED, Model, Resources
 
 MAX_NAME = 47
 """Letters of a RayService's name that KubeRay allows: its pods' names are made of it."""
@@ -90,12 +90,11 @@ def with_pools(catalog: Catalog) -> Catalog:
 
 def _deployments(catalog: Catalog, most: bool) -> Iterator[tuple[str, Resources, int]]:
     """Name, resources of one replica, and number of replicas of each deployment."""
-    for name, models in hosted(catalog).items():
-        if name == SHARED:
-            yield name, catalog.on_demand.resources, 1
-        else:
-            scaling = models[0].scaling
-            yield name, models[0].resources, scaling.max if most else scaling.min
+    for model in catalog.models:
+        for name, resources, scaling in model.own:
+            yield name, resources, scaling.max if most else scaling.min
+    if SHARED in hosted(catalog):
+        yield SHARED, catalog.on_demand.resources, 1
     scaling = catalog.gateway.scaling
     for index in range(scaling.max if most else scaling.min):  # one by one: they may be on different pools
         yield f"{GATEWAY}-{index}", Resources(cpu=catalog.gateway.cpu), 1
@@ -147,12 +146,15 @@ def _placed(catalog: Catalog, packing: Packing) -> Catalog:
         gpu = place.units / UNIT if resources.vram else resources.gpu
         return resources.model_copy(update={"pool": place.pool, "gpu": gpu})
 
-    models = tuple(
-        model.model_copy(update={"resources": there(model.name, model.resources)})
-        if model.deployment == model.name
-        else model
-        for model in catalog.models
-    )
+    def moved(model: Model) -> Model:
+        around = model.transformer
+        if around and around.resources:
+            around = around.model_copy(update={"resources": there(model.entrance, around.resources)})
+            model = model.model_copy(update={"transformer": around})
+        own = model.deployment == model.name
+        return model.model_copy(update={"resources": there(model.name, model.resources)}) if own else model
+
+    models = tuple(moved(model) for model in catalog.models)
     shared = {"resources": there(SHARED, catalog.on_demand.resources)}
     return catalog.model_copy(update={"models": models, "on_demand": catalog.on_demand.model_copy(update=shared)})
 

@@ -1,9 +1,10 @@
 """From a catalog to Ray Serve: one deployment for each model, and the gateway before them.
 
 In the layout `single` they are one application; in `per-model` each model's deployment is an application of its own at
-the model's route, and the gateway one at `/`. Structure (which models, on which engines) is in the deployments'
-arguments; everything else is in `user_config` and in options that Ray Serve changes in place, so that changing one
-model leaves the others' processes alone. See `serve_config` for the same as a Serve config file.
+the model's route, and the gateway one at `/`. A transformer with `resources` or `scaling` has a deployment too, between
+the gateway and the model's. Structure (which models, on which engines) is in the deployments' arguments; everything
+else is in `user_config` and in options that Ray Serve changes in place, so that changing one model leaves the others'
+processes alone. See `serve_config` for the same as a Serve config file.
 """
 
 from collections.abc import Iterator
@@ -21,12 +22,15 @@ from serve_app import environment
 from serve_app.catalog import Catalog, CatalogError
 from serve_app.direct import DirectReplica, DirectSettings
 from serve_app.gateway import Gateway, GatewaySettings
-from serve_app.model import GATEWAY, SHARED, Model, Scaling
+from serve_app.model import GATEWAY, SHARED, Model, Resources, Scaling
 from serve_app.resolve import ModelEntry
 from serve_app.rpc import SERVICERS
+from serve_app.transformer import TransformerReplica
 
 MAX_ANSWER_BYTES = 1 << 30
-"""What the gateway's gRPC channels accept in one answer; Ray's 4 MiB would lose larger ones."""
+"""What the gRPC channels of who asks models accept in one answer; Ray's 4 MiB would lose larger ones."""
+ANSWERED = {"RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(MAX_ANSWER_BYTES)}
+"""The environment of replicas that models answer."""
 LOGGING = LoggingConfig(log_level="WARNING", enable_access_log=False)
 """Ray Serve makes a log record for every request even where it is dropped later, unless the level forbids it."""
 HEALTH_PERIOD_S = 2.0
@@ -34,7 +38,8 @@ HEALTH_PERIOD_S = 2.0
 POOL_LABEL = "pool"
 """The label of Ray's nodes that says which of the catalog's pools they are of."""
 Structure = dict[str, list[dict[str, Any]]]
-"""What only new replicas can change: the identities of the models that each deployment hosts."""
+"""What only new replicas can change: the identities of the models that each deployment hosts; of a transformer's
+deployment, the `transforms` that say around which `model` on which `deployment` it is."""
 
 
 class BuildArgs(BaseModel):
@@ -67,20 +72,26 @@ def build(args: BuildArgs) -> Application:
 def _bind(structure: Structure, options: dict[str, dict[str, Any]]) -> Application:
     """The deployments of that structure; those without options get them from a Serve config."""
 
-    def named(deployment: "serve.Deployment", name: str) -> "serve.Deployment":
-        return deployment.options(name=name, logging_config=LOGGING, **options.get(name, {}))
+    def named(made: Any, name: str) -> Any:
+        return serve.deployment(made).options(name=name, logging_config=LOGGING, **options.get(name, {}))
 
-    if GATEWAY not in structure:
-        ((name, identities),) = structure.items()
-        if name == SHARED:
-            return named(serve.deployment(ModelReplica), name).bind(identities, on_demand=True)
-        return named(serve.deployment(serve.ingress()(DirectReplica)), name).bind(identities)
-    hosts = {
-        name: named(serve.deployment(ModelReplica), name).bind(identities, on_demand=name == SHARED)
+    around = {name: one["transforms"] for name, found in structure.items() for one in found if "transforms" in one}
+    alone = serve.ingress()(DirectReplica) if len(structure) == 1 else ModelReplica
+    hosts: dict[str, Application] = {
+        name: named(ModelReplica, name).bind(identities, on_demand=True)
+        if name == SHARED
+        else named(alone, name).bind(identities)
         for name, identities in structure.items()
-        if name != GATEWAY
+        if name != GATEWAY and name not in around
     }
-    return named(serve.deployment(serve.ingress()(Gateway)), GATEWAY).bind(hosts, structure[GATEWAY])
+    hosts |= {
+        name: named(TransformerReplica, name).bind(one["model"], hosts[one["deployment"]])
+        for name, one in around.items()
+    }
+    if GATEWAY not in structure:
+        return hosts[next(iter(around or hosts))]
+    gateway: Application = named(serve.ingress()(Gateway), GATEWAY).bind(hosts, structure[GATEWAY])
+    return gateway
 
 
 def hosted(catalog: Catalog) -> dict[str, list[Model]]:
@@ -97,10 +108,18 @@ def options(catalog: Catalog, pools: bool = False) -> dict[str, dict[str, Any]]:
     found = {GATEWAY: gateway_options(catalog)}
     for name, models in hosted(catalog).items():
         found[name] = host_options(models, catalog)
-        pool = (catalog.on_demand if name == SHARED else models[0]).resources.pool
-        if pools and pool:
-            found[name]["ray_actor_options"]["label_selector"] = {POOL_LABEL: pool}
+    found |= {model.entrance: transformer_options(model) for model in catalog.models if _transformed(model)}
+    if pools:
+        on = {name: resources.pool for model in catalog.models for name, resources, _ in model.own}
+        for name, pool in (on | {SHARED: catalog.on_demand.resources.pool}).items():
+            if pool and name in found:
+                found[name]["ray_actor_options"]["label_selector"] = {POOL_LABEL: pool}
     return found
+
+
+def _transformed(model: Model) -> bool:
+    """Whether its transformer has a deployment of its own."""
+    return model.entrance != model.deployment
 
 
 def host_options(models: list[Model], catalog: Catalog) -> dict[str, Any]:
@@ -110,9 +129,24 @@ def host_options(models: list[Model], catalog: Catalog) -> dict[str, Any]:
     if models[0].deployment == SHARED:
         resources, scaling = catalog.on_demand.resources, Scaling(target=catalog.on_demand.target)
         config["budget"] = catalog.on_demand.model_dump(mode="json", include=set(Budget.model_fields))
-    elif catalog.layout == "per-model":
+    elif catalog.layout == "per-model" and not _transformed(models[0]):
         config["direct"] = direct_settings(models[0], catalog).model_dump(mode="json")
-    variables = {} if resources.gpu else {"CUDA_VISIBLE_DEVICES": ""}
+    return replica_options(resources, scaling, config, {})
+
+
+def transformer_options(model: Model) -> dict[str, Any]:
+    """Ray Serve's options of the deployment of the model's transformer, to which models answer as to the gateway."""
+    around = model.transformer
+    assert around and around.resources and around.scaling, "asked of transformers with a deployment of their own"
+    config = {"models": {model.name: model.transformer_settings.model_dump(mode="json")}}
+    return replica_options(around.resources, around.scaling, config, ANSWERED)
+
+
+def replica_options(
+    resources: Resources, scaling: Scaling, config: dict[str, Any], variables: dict[str, str]
+) -> dict[str, Any]:
+    """The same for replicas that reserve these resources, with these environment variables."""
+    variables = variables if resources.gpu else variables | {"CUDA_VISIBLE_DEVICES": ""}
     actor: dict[str, Any] = {"num_cpus": resources.cpu, "num_gpus": resources.gpu}
     if resources.memory:
         actor["memory"] = int(resources.memory)
@@ -137,7 +171,7 @@ def entry(model: Model, catalog: Catalog) -> ModelEntry:
         aliases=model.aliases,
         timeout_s=model.timeout_s,
         note=model.settings.note,
-        deployment=model.deployment,
+        deployment=model.entrance,
         apart=catalog.layout == "per-model" and not model.inline,
     )
 
@@ -152,7 +186,7 @@ def gateway_options(catalog: Catalog) -> dict[str, Any]:
         max_reading=int(catalog.gateway.max_reading),
     )
     variables = {
-        "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(MAX_ANSWER_BYTES),
+        **ANSWERED,
         "CUDA_VISIBLE_DEVICES": "",
         # A fixed threshold: glibc's own grows to 32 MB, and then the memory of bodies read is not given back.
         "MALLOC_MMAP_THRESHOLD_": str(1 << 20),
@@ -211,8 +245,11 @@ def _applications(catalog: Catalog, given: dict[str, dict[str, Any]]) -> Iterato
     whole = structure(catalog)
     parts: dict[str, tuple[str | None, Structure]] = {catalog.name: ("/", whole)}
     if catalog.layout == "per-model":
-        routes = {model.deployment: model.route for model in catalog.models} | {GATEWAY: "/", SHARED: None}
-        parts = {name: (routes[name], {name: whole[name]}) for name in given}
+        parts = {GATEWAY: ("/", {GATEWAY: whole[GATEWAY]})}
+        for model in catalog.models:
+            direct = model.deployment not in (SHARED, GATEWAY) and not _transformed(model)
+            own = {name: whole[name] for name in (model.deployment, model.entrance)}
+            parts.setdefault(model.entrance, (model.route if direct else None, own))
     for name, (route, part) in parts.items():
         yield {
             "name": name,
@@ -224,8 +261,10 @@ def _applications(catalog: Catalog, given: dict[str, dict[str, Any]]) -> Iterato
 
 
 def structure(catalog: Catalog) -> Structure:
-    """What only new replicas can change: which models there are, where, and their identities."""
+    """What only new replicas can change: which models there are, where, their identities, and what stands around."""
     found: Structure = {GATEWAY: []}
     for model in catalog.models:
         found.setdefault(model.deployment, []).append(model.identity.model_dump(mode="json"))
+    for model in filter(_transformed, catalog.models):
+        found[model.entrance] = [{"transforms": {"model": model.name, "deployment": model.deployment}}]
     return found

@@ -97,6 +97,7 @@ class Catalog(Frozen):
                 raise ValueError(f"a model is named {model.name!r}, which is what a deployment is called; rename it")
         names = [(model.name, label) for model in self.models for label in (model.name, *model.aliases)]
         _refuse_shared("name or alias", names)
+        _refuse_shared("deployment", [(model.name, name) for model in self.models for name, *_ in model.own])
         _refuse_shared("pool", [("pools", pool.name) for pool in self.pools])
         _refuse_shared("predictor", [(model.name, model.predictor) for model in self.models])
         _refuse_shared("route", [(model.name, model.route) for model in self.models])
@@ -109,10 +110,15 @@ class Catalog(Frozen):
 
 
 def _model_in_fractions(model: Model, info: ValidationInfo) -> Model:
+    around, place = model.transformer, "resources"
     try:
-        return model.model_copy(update={"resources": _in_fractions(model.resources, info)})
+        model = model.model_copy(update={"resources": _in_fractions(model.resources, info)})
+        if around and around.resources:
+            place = "transformer.resources"
+            around = around.model_copy(update={"resources": _in_fractions(around.resources, info)})
     except ValueError as error:
-        raise ValueError(f"{model.name}: resources: {error}") from None
+        raise ValueError(f"{model.name}: {place}: {error}") from None
+    return model.model_copy(update={"transformer": around})
 
 
 def _in_fractions(resources: Resources, info: ValidationInfo) -> Resources:

@@ -26,10 +26,12 @@ from deployments.settings import Frozen, ModelIdentity
 from serve_app import environment
 from serve_app.carry import GRACE_S, Carrier, pack
 from serve_app.edge import Edge, declared_bytes
+from serve_app.graphs import documentation
 from serve_app.graphs.endpoint import Graphs
 from serve_app.graphs.spec import Graph
+from serve_app.model import GATEWAY
 from serve_app.multipart import field_of
-from serve_app.resolve import Graphed, ModelEntry, Open, Own, Routes, Target
+from serve_app.resolve import API_ROUTES, Graphed, ModelEntry, Open, Own, Routes, Target
 from serve_app.rpc import OpenInferenceMethods
 from serve_app.uploads import Room, read_body
 
@@ -94,7 +96,12 @@ class Gateway(OpenInferenceMethods):
         tasks = {model.task: None for model in self._settings.models}
         documented = [make(None) for make in dict.fromkeys(make for task in tasks for make in ROUTERS[task])]
         self._own = build_app(
-            "serve_app", [models.server_router(self._listed, self._states, self._came_up), *documented]
+            "serve_app",
+            [
+                models.server_router(self._listed, self._states, self._came_up),
+                documentation.router(self._settings.graphs, API_ROUTES),
+                *documented,
+            ],
         )
         tidy_heap()
 
@@ -193,10 +200,11 @@ class Gateway(OpenInferenceMethods):
     async def _states(self) -> list[ModelStatus]:
         """Every model's state, asked of all at once."""
         told = await asyncio.gather(*(carrier.statuses() for carrier in self._carriers.values()))
-        found = {status.name: status for several in told for status in several}
-        found |= {name: model.status() for name, model in self._inline.items()}
+        places = zip(self._carriers, told, strict=True)
+        found = {(place, status.name): status for place, several in places for status in several}
+        found |= {(GATEWAY, name): model.status() for name, model in self._inline.items()}
         return [
-            found.get(entry.name) or ModelStatus(entry.name, entry.task, "", "starting", "its replica is starting")
+            found.get((entry.deployment, entry.name)) or ModelStatus(entry.name, entry.task, "", "starting", "its replica is starting")
             for entry in self._settings.models
         ]
 

@@ -40,7 +40,7 @@ def object_store_bytes() -> int:
 
 def check_fits(catalog: Catalog, cpus: float, gpus: int, memory_bytes: int) -> None:
     """Raise `MachineError`, with the numbers, for a catalog whose least replicas cannot all be placed."""
-    rows = [(m.name, m.resources, m.scaling.min) for m in catalog.models if m.deployment == m.name]
+    rows = [(name, resources, scaling.min) for m in catalog.models for name, resources, scaling in m.own]
     if any(model.deployment == SHARED for model in catalog.models):
         rows.append((SHARED, catalog.on_demand.resources, 1))
     asked_cpu = sum(r.cpu * n for _, r, n in rows) + catalog.gateway.cpu * catalog.gateway.scaling.min

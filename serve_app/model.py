@@ -4,6 +4,7 @@ Knows nothing of the other models and of Ray.
 """
 
 import math
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import ByteSize, Field, StringConstraints, field_validator, model_validator
@@ -77,6 +78,25 @@ class Scaling(Frozen):
         return self
 
 
+class Transformer(TransformerSettings):
+    """A model's transformer: in the model's process, or with `resources` or `scaling` in a deployment of its own."""
+
+    resources: Resources | None = Field(None, description="what each replica of a deployment of its own reserves")
+    scaling: Scaling | None = Field(None, description="how many replicas a deployment of its own has")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _both(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or all(given.get(key) is None for key in ("resources", "scaling")):
+            return given
+        return {"resources": {}, "scaling": {}} | {key: value for key, value in given.items() if value is not None}
+
+    @property
+    def settings(self) -> TransformerSettings:
+        """What `reconfigure()` tells whoever hosts it."""
+        return TransformerSettings.model_validate(self.model_dump(include=set(TransformerSettings.model_fields)))
+
+
 class Model(Frozen):
     """One model: a name that clients call, an engine that runs it, a source of its files."""
 
@@ -99,7 +119,7 @@ class Model(Frozen):
     limits: Limits = Limits()
     load: Literal["always", "on-demand"] = Field("always", description="on-demand: when it is asked for; see on_demand")
     inline: bool = Field(False, description="run it inside the gateway: for small models on the CPU, saves a hop")
-    transformer: TransformerSettings | None = Field(None, description="a class of your own around it")
+    transformer: Transformer | None = Field(None, description="a class of your own around it")
     version: str = Field("1", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="what V2's clients know as its version")
 
     @field_validator("engine")
@@ -127,6 +147,14 @@ class Model(Frozen):
         return self
 
     @model_validator(mode="after")
+    def _around_a_replica(self) -> "Model":
+        if self.inline and self.entrance != self.deployment:
+            raise ValueError(
+                "inline: a model inside the gateway has its transformer there too; leave out its resources and scaling"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _explainable(self) -> "Model":
         if self.explainer and self.explainer.class_ is None and self.task != "predict":
             raise ValueError(
@@ -139,6 +167,20 @@ class Model(Frozen):
     def deployment(self) -> str:
         """The Ray Serve deployment that hosts it."""
         return SHARED if self.load == "on-demand" else GATEWAY if self.inline else self.name
+
+    @property
+    def entrance(self) -> str:
+        """The deployment that requests for it go to: its transformer's, where that has one of its own."""
+        return f"{self.name}-transformer" if self.transformer and self.transformer.resources else self.deployment
+
+    @property
+    def own(self) -> Iterator[tuple[str, Resources, Scaling]]:
+        """The deployments that are its alone, what each replica of them reserves, and how many there are."""
+        if self.deployment == self.name:
+            yield self.name, self.resources, self.scaling
+        around = self.transformer
+        if around and around.resources and around.scaling:
+            yield self.entrance, around.resources, around.scaling
 
     @property
     def task(self) -> Task:
@@ -167,5 +209,11 @@ class Model(Frozen):
             limits=self.limits,
             note=note,
             version=self.version,
-            transformer=self.transformer,
+            transformer=self.transformer.settings if self.transformer and self.entrance == self.deployment else None,
         )
+
+    @property
+    def transformer_settings(self) -> ModelSettings:
+        """What `reconfigure()` tells a replica of its transformer, where that has a deployment of its own."""
+        return self.settings.model_copy(update={"transformer": self.transformer and self.transformer.settings})
+

@@ -17,11 +17,12 @@ from deployments.protocols import ROUTERS
 from deployments.settings import Frozen
 
 KSERVE_PREFIXES = ("/v1/models/", "/v2/models/", "/v2/repository/models/")
+_ALL = [(route, task) for task, makers in ROUTERS.items() for make in makers for route in make(None).routes]
+API_ROUTES = [route for route, _ in _ALL if isinstance(route, APIRoute)]
+"""What the protocols' routers declare, for every task."""
 _ROUTES = [
     (route, task)
-    for task, makers in ROUTERS.items()
-    for make in makers
-    for route in make(None).routes
+    for route, task in _ALL
     if isinstance(route, APIRoute) and not route.path.startswith(KSERVE_PREFIXES)
 ]
 ENDPOINTS: dict[str, Task] = {route.path: task for route, task in _ROUTES}
@@ -45,7 +46,7 @@ class ModelEntry(Frozen):
     note: str = ""
     """What people should know of its quality."""
     deployment: str = ""
-    """The Ray Serve deployment that hosts it."""
+    """The Ray Serve deployment that requests for it go to."""
     apart: bool = False
     """Whether that is an application of its own, of the same name."""
 

@@ -10,12 +10,15 @@ import numpy as np
 import orjson
 import pytest
 
-from deployments.asgi import Answer, Head, run_unary
+from deployments.asgi import Answer, Head, run_stream, run_unary
 from deployments.errors import ModelFailed
 from deployments.model import Model
 from deployments.protocols import open_inference_pb2 as pb
+from deployments.protocols.app import ModelStatus
 from deployments.protocols.v2 import PROTOBUF
 from deployments.settings import ModelIdentity
+from serve_app import transformer
+from serve_app.transformer import TransformerReplica
 
 IDENTITY = """
 from deployments.errors import BadRequest
@@ -72,6 +75,58 @@ class Transformer:
 Make = Callable[..., Awaitable[Model]]
 
 
+class Near:
+    """A handle to a model, which here is in the same process."""
+
+    def __init__(self, model: Model, method_name: str = "", **_how: Any) -> None:
+        self._model, self._method = model, method_name
+
+    def options(self, method_name: str, **how: Any) -> "Near":
+        return Near(self._model, method_name, **how)
+
+    def remote(self, *asked: Any) -> Any:
+        if self._method == "stream":
+            return Pieces(run_stream(self._model.streaming_app, *asked))
+        return asyncio.ensure_future(self._report() if self._method == "report" else run_unary(self._model.app, *asked))
+
+    async def _report(self) -> list[ModelStatus]:
+        return [self._model.status()]
+
+
+class Pieces(AsyncIterator[Any]):
+    """A stream that can be cancelled, as Ray's can."""
+
+    def __init__(self, pieces: AsyncIterator[Any]) -> None:
+        self._pieces, self.cancelled = pieces, False
+
+    async def __anext__(self) -> Any:
+        return await anext(self._pieces)
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+class Replica(TransformerReplica):
+    """Closed by hand, for here no Ray Serve awaits its `__del__`."""
+
+    def __del__(self) -> None:  # type: ignore[override]
+        """Nothing."""
+
+
+class Apart:
+    """The model of `inner`, asked by way of a transformer's replica."""
+
+    def __init__(self, inner: Model) -> None:
+        self.replica = Replica("m", Near(inner))  # type: ignore[arg-type]
+        self.app = self.replica._app
+
+    async def configure(self, settings: dict[str, Any]) -> None:
+        await self.replica.reconfigure({"models": {"m": settings}})
+        async with asyncio.timeout(10):
+            while self.replica._life._life.state == "loading":
+                await asyncio.sleep(0.005)
+
+
 @pytest.fixture
 async def make(tmp_path: Path) -> AsyncIterator[Make]:
     """A model `m` that answers what it is asked, with this transformer, once it is loaded or has failed."""
@@ -91,6 +146,33 @@ async def make(tmp_path: Path) -> AsyncIterator[Make]:
         await model.close()
 
 
+async def no_others() -> bool:
+    return False
+
+
+@pytest.fixture(params=["in the model's process", "in a replica of its own"])
+async def make_either(
+    request: pytest.FixtureRequest, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Callable[..., Awaitable[Any]]]:
+    """The same, with the transformer in either place."""
+    monkeypatch.setattr(transformer, "reserved", lambda: (1.0, 0.0))
+    monkeypatch.setattr(transformer, "others_answer", no_others)
+    made: list[Apart] = []
+
+    async def either(code: str = TRANSFORMER, **settings: Any) -> Any:
+        if request.param == "in the model's process":
+            return await make(code, **settings)
+        inner = await make(code, **settings)
+        inner.configure({"source": f"file://{tmp_path}"})
+        made.append(Apart(inner))
+        await made[-1].configure({"source": f"file://{tmp_path}", "transformer": settings})
+        return made[-1]
+
+    yield either
+    for one in made:
+        await one.replica.close()
+
+
 async def settle(model: Model) -> None:
     async with asyncio.timeout(10):
         while model.status().state == "loading" or model.status().progress:
@@ -108,14 +190,14 @@ async def v1(model: Model, body: Any, **headers: str) -> tuple[int, Any]:
     return answer.status, orjson.loads(answer.body)
 
 
-async def test_what_a_client_sends_goes_through_it_and_so_does_the_answer(make: Make) -> None:
-    model = await make(arguments={"add": 1})
+async def test_what_a_client_sends_goes_through_it_and_so_does_the_answer(make_either: Make) -> None:
+    model = await make_either(arguments={"add": 1})
     assert await v1(model, {"rows": [[1.0], [2.0]]}, x_for="me") == (200, {"rows": [[2.0], [3.0]], "for": "me"})
     assert await v1(model, {"say": "array"}) == (200, {"rows": [[7.0]], "for": None})
 
 
-async def test_one_of_the_methods_will_do_and_headers_may_be_left_out(make: Make) -> None:
-    assert await v1(await make(ONLY_AFTER), {"instances": [[1], [2], [3]]}) == (200, {"n": 3})
+async def test_one_of_the_methods_will_do_and_headers_may_be_left_out(make_either: Make) -> None:
+    assert await v1(await make_either(ONLY_AFTER), {"instances": [[1], [2], [3]]}) == (200, {"n": 3})
 
 
 @pytest.mark.parametrize(
@@ -131,8 +213,8 @@ async def test_one_of_the_methods_will_do_and_headers_may_be_left_out(make: Make
         (b"[]", 400, "Unrecognized request format"),
     ],
 )
-async def test_errors_are_whose_they_are(make: Make, body: Any, status: int, says: str) -> None:
-    answer = await v1(await make(), body)
+async def test_errors_are_whose_they_are(make_either: Make, body: Any, status: int, says: str) -> None:
+    answer = await v1(await make_either(), body)
     assert answer[0] == status, answer
     assert answer[1]["error"].startswith(says)
 
@@ -142,8 +224,8 @@ def tensor(*data: float, **parameters: Any) -> dict[str, Any]:
     return given | ({"parameters": parameters} if parameters else {})
 
 
-async def test_v2_is_a_dict_whatever_it_came_as(make: Make) -> None:
-    model = await make()
+async def test_v2_is_a_dict_whatever_it_came_as(make_either: Make) -> None:
+    model = await make_either()
     plain = await ask(model, "/v2/models/m/infer", {"id": "7", "inputs": [tensor(1, 2)]})
     assert orjson.loads(plain.body)["outputs"] == [tensor(2, 4)]
     assert orjson.loads(plain.body)["id"] == "7"
@@ -169,21 +251,21 @@ async def test_v2_is_a_dict_whatever_it_came_as(make: Make) -> None:
     assert (found.id, np.frombuffer(found.raw_output_contents[0], np.float32).tolist()) == ("9", [2, 4])
 
 
-async def test_events_are_opened_and_made_again(make: Make) -> None:
+async def test_events_are_opened_and_made_again(make_either: Make) -> None:
     event = {"ce_specversion": "1.0", "ce_id": "1", "ce_type": "t", "ce_source": "s"}
-    answer = await ask(await make(), "/v1/models/m:predict", {"rows": [[1.0]]}, **event)
+    answer = await ask(await make_either(), "/v1/models/m:predict", {"rows": [[1.0]]}, **event)
     assert orjson.loads(answer.body) == {"rows": [[1.0]], "for": None}
     assert dict(answer.headers)[b"ce-type"] == b"io.kserve.inference.response"
 
 
-async def test_other_paths_pass_it_by(make: Make) -> None:
-    model = await make()
+async def test_other_paths_pass_it_by(make_either: Make) -> None:
+    model = await make_either()
     listed = await run_unary(model.app, Head("GET", "/v1/models/m", "", b"", [], None, 5.0), b"")
     assert (listed.status, orjson.loads(listed.body)["name"]) == (200, "m")
 
 
-async def test_methods_that_are_no_coroutines_run_beside_each_other(make: Make) -> None:
-    model = await make(threads=4)
+async def test_methods_that_are_no_coroutines_run_beside_each_other(make_either: Make) -> None:
+    model = await make_either(threads=4)
     began_s = time.monotonic()
     answers = await asyncio.gather(*(v1(model, {"say": "slow", "rows": [[1.0]]}) for _ in range(4)))
     assert [status for status, _ in answers] == [200] * 4
@@ -231,7 +313,7 @@ async def test_a_changed_one_takes_over_and_a_broken_one_does_not(make: Make, tm
     model.configure(settings)
     assert await v1(model, {"instances": [[1.0]]}) == (200, {"predictions": [[1.0]]})
     async with asyncio.timeout(10):
-        while model._around.state != "unloaded" or (held and hasattr(held, "_model")):
+        while model._around._life.state != "unloaded" or (held and hasattr(held, "_model")):
             await asyncio.sleep(0.005)
     model.configure(settings | {"transformer": {}})
     await until(lambda: v1(model, {"rows": [[1.0]]}), (200, {"rows": [[1.0]], "for": None}))
@@ -244,16 +326,16 @@ async def until(asked: Callable[[], Awaitable[Any]], wanted: Any) -> None:
 
 
 @pytest.mark.parametrize("inputs", [5, True, 1.5, "x", {"a": 1}, None])
-async def test_inputs_that_are_no_list_are_the_clients_fault(make: Make, inputs: object) -> None:
-    answer = await ask(await make(**{"class": "transformer:Transformer"}), "/v2/models/m/infer", {"inputs": inputs})
+async def test_inputs_that_are_no_list_are_the_clients_fault(make_either: Make, inputs: object) -> None:
+    answer = await ask(await make_either(**{"class": "transformer:Transformer"}), "/v2/models/m/infer", {"inputs": inputs})
     assert answer.status == 400
     assert "inputs" in orjson.loads(answer.body)["error"]
 
 
-async def test_streams_say_that_they_do_not_go_through_it(make: Make) -> None:
+async def test_streams_say_that_they_do_not_go_through_it(make_either: Make) -> None:
     message = pb.ModelInferRequest(model_name="m").SerializeToString()
     answer = await ask(
-        await make(**{"class": "transformer:Transformer"}), "/v2/models/m/infer_stream", message, content_type=PROTOBUF
+        await make_either(**{"class": "transformer:Transformer"}), "/v2/models/m/infer_stream", message, content_type=PROTOBUF
     )
     assert answer.status == 501
     assert "transformer" in orjson.loads(answer.body)["error"]

@@ -66,11 +66,16 @@ class ModelStatus:
     """What Triton's statistics extension says of it."""
 
 
-class Served(Protocol):
+class Configured(Protocol):
+    """What has a model's settings."""
+
+    settings: ModelSettings
+
+
+class Served(Configured, Protocol):
     """The model behind the routers, as they see it."""
 
     identity: ModelIdentity
-    settings: ModelSettings
 
     def engine(self, request: Request) -> AbstractAsyncContextManager[Any]:
         """The loaded engine, waited for within the request's deadline. Raises `ModelUnavailable`."""
@@ -114,7 +119,7 @@ async def off_loop(size: int, call: Callable[[], Piece]) -> Piece:
     return await run_in_threadpool(call) if size > THREAD_BYTES else call()
 
 
-async def plain_body(request: Request, served: Served) -> bytes:
+async def plain_body(request: Request, served: Configured) -> bytes:
     """The body, decompressed where `Content-Encoding` says so. Raises `BadRequest`, `PayloadTooLarge`."""
     body = await request.body()
     coding = request.headers.get("content-encoding")

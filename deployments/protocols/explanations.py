@@ -4,7 +4,6 @@ Contract: KServe V1 (`POST /v1/models/{model}:explain`: `{"predictions": [...], 
 infer's, and its answer has the BYTES output `explanation`, a JSON document, as MLServer's Alibi-Explain runtime has it.
 """
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -42,22 +41,28 @@ def router(prediction: Prediction[Any, Any], served: Served | None) -> APIRouter
     async def explain(request: Request) -> Response:
         model = request.path_params["model"]
         found = check_name(served, model)
-        async with found.explained(request) as (engine, explainer):
-            given = await v1.read_request(request, found)
-            asked = Asked(found, model, prediction.specs(engine), given.parameters)
-            items = await off_loop(given.size, lambda: prediction.of_instances(asked, given.instances))
-            made = await answer(prediction, asked, engine, explainer, items, lambda: given.instances)
+        with found.times.request(explained=True) as marks:
+            async with found.explained(request) as (engine, explainer):
+                given = await v1.read_request(request, found)
+                asked = Asked(found, model, prediction.specs(engine), given.parameters)
+                items = await off_loop(given.size, lambda: prediction.of_instances(asked, given.instances))
+                marks.predicting()
+                made = await answer(prediction, asked, engine, explainer, items, lambda: given.instances)
+            marks.writing()
             return v1.write_answer(model, orjson.Fragment(written(made.v1)), given)
 
     async def explain_tensors(request: Request) -> Response:
         model, version = request.path_params["model"], request.path_params.get("version", "")
         found = check_name(served, model, version)
-        async with found.explained(request) as (engine, explainer):
-            given = await v2.read_request(request, found, model, version)
-            tensors = v2.fit_all(given.inputs, prediction.specs(engine))
-            asked = Asked(found, model, prediction.specs(engine), given.parameters, given.inputs[0].name)
-            items = prediction.of_tensors(asked, tensors)
-            made = await answer(prediction, asked, engine, explainer, items, lambda: instances_of(tensors))
+        with found.times.request(explained=True) as marks:
+            async with found.explained(request) as (engine, explainer):
+                given = await v2.read_request(request, found, model, version)
+                tensors = v2.fit_all(given.inputs, prediction.specs(engine))
+                asked = Asked(found, model, prediction.specs(engine), given.parameters, given.inputs[0].name)
+                items = prediction.of_tensors(asked, tensors)
+                marks.predicting()
+                made = await answer(prediction, asked, engine, explainer, items, lambda: instances_of(tensors))
+            marks.writing()
             response = v2.answer(asked, outputs(made, given))
             return v2.write_response(request, response, given)
 
@@ -85,10 +90,7 @@ async def answer(
 
     predicted = prediction.predictions(await prediction.work(asked, engine, items))
     tensors = prediction.named_tensors(items)
-    began_s = time.monotonic()
-    made = await explainer.explain(Question(tensors, instances, predicted, predict, asked.parameters))
-    asked.served.times.explained(time.monotonic() - began_s)
-    return made
+    return await explainer.explain(Question(tensors, instances, predicted, predict, asked.parameters))
 
 
 def outputs(made: Explanation, given: InferRequest) -> dict[str, Array]:

@@ -6,6 +6,7 @@ before it and made again after it. An answer that is an error passes it by.
 
 import logging
 import re
+import time
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
@@ -20,7 +21,7 @@ from deployments.asgi import Head, run_unary
 from deployments.engines._transformer import Method, Transformer
 from deployments.errors import BadRequest, NotImplementedHere, ServeAppError
 from deployments.protocols import cloud_events
-from deployments.protocols.app import Served, off_loop, plain_body, read_object
+from deployments.protocols.app import Configured, off_loop, plain_body, read_object
 from deployments.protocols.compression import compress
 from deployments.protocols.dialects import response
 from deployments.protocols.open_inference import InferRequest, InferResponse, read_json
@@ -40,15 +41,15 @@ WRAPPING = frozenset(
 """Headers about a body that is not the model's."""
 
 
-class Host(Served, Protocol):
-    """A model that may have a transformer."""
+class Host(Configured, Protocol):
+    """What hosts a model's transformer, if that has one."""
 
     def transformer(self, request: Request) -> AbstractAsyncContextManager[Transformer | None]:
         """The loaded transformer, held for one request; None where the model has none. Raises `ModelUnavailable`."""
 
 
 class Transformed:
-    """ASGI middleware around a model's app."""
+    """ASGI middleware around a model's app, be that in this process or the way to another."""
 
     def __init__(self, app: ASGIApp, host: Host) -> None:
         self._app, self._host = app, host
@@ -61,6 +62,7 @@ class Transformed:
             await self._app(scope, receive, send)
             return
         request = Request(scope, receive)
+        request.state.ends_s = time.monotonic() + scope["serve_app.timeout_s"]
         try:
             async with self._host.transformer(request) as transformer:
                 if transformer is None:
@@ -137,12 +139,13 @@ class Transformed:
 
 
 def _head(request: Request, body: bytes) -> Head:
-    """The same request with this JSON as its body, in no wrapping."""
+    """The same request with this JSON as its body, in no wrapping, and what is left of its time."""
     scope = request.scope
     kept = [one for one in scope["headers"] if one[0] not in WRAPPING and not one[0].startswith(b"ce-")]
     about = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     root, path = scope.get("root_path", ""), get_route_path(scope)
-    return Head("POST", path, root, scope["query_string"], [*kept, *about], None, scope["serve_app.timeout_s"])
+    left_s = max(0.0, request.state.ends_s - time.monotonic())
+    return Head("POST", path, root, scope["query_string"], [*kept, *about], None, left_s)
 
 
 async def _dumped(transformer: Transformer, name: Method, made: dict[str, Any]) -> bytes:

@@ -16,6 +16,7 @@ from starlette.responses import Response
 from deployments.errors import BadRequest, ServeAppError
 from deployments.protocols import open_inference_pb2 as pb
 from deployments.protocols.app import (
+    Configured,
     HeldStream,
     Served,
     check_name,
@@ -138,7 +139,7 @@ def _streamed(response: InferResponse, given: InferRequest) -> pb.ModelStreamInf
     return pb.ModelStreamInferResponse(infer_response=write_proto(response, given))
 
 
-async def read_request(request: Request, served: Served, model: str, version: str) -> InferRequest:
+async def read_request(request: Request, served: Configured, model: str, version: str) -> InferRequest:
     """The request in whichever form it came. Raises `BadRequest`."""
     body = await plain_body(request, served)
     if request.headers.get("content-type") == PROTOBUF:

@@ -6,6 +6,7 @@ Knows nothing of how models are reached: `carry` does that.
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from starlette.types import Scope, Send
@@ -13,6 +14,7 @@ from starlette.types import Scope, Send
 from deployments.asgi import Head
 from deployments.errors import ServeAppError
 from deployments.protocols.compression import decompress
+from serve_app.graphs.metrics import CLIENT_GONE, GraphTimes
 from serve_app.graphs.payload import JSON, Headers, Out, Payload
 from serve_app.graphs.run import Call, Refused, Run, server_timing
 from serve_app.graphs.services import Services
@@ -39,19 +41,28 @@ class Graphs:
         self._carry, self._chance = carry, chance
         self._graphs: Mapping[str, Graph] = {}
         self._services = Services()
+        self._times = GraphTimes()
 
     def become(self, graphs: Sequence[Graph]) -> None:
         """Have these from now on; requests on their way end in the ones that they began in."""
         self._graphs = {graph.name: graph for graph in graphs}
 
     async def answer(self, name: str, scope: Scope, body: bytes, send: Send) -> None:
-        """A request to graph `name`. Whatever goes wrong before an answer began is answered."""
+        """A request to graph `name`, which is answered and counted."""
         graph = self._graphs[name]
         headers: Headers = scope["headers"]
         given = dict(reversed(headers))
         out = Out(send, lambda: _timed(run, given))
         passed = [(key, value) for key, value in headers if _goes_on(graph, key)]
         run = Run(graph, lambda call, to: self._ask(scope, call, to), passed, out, self._chance)
+        began_s = time.perf_counter()
+        try:
+            await self._answered(run, graph, given, body, out)
+        finally:
+            self._times.ended(name, out.status or CLIENT_GONE, time.perf_counter() - began_s, run.timings)
+
+    async def _answered(self, run: Run, graph: Graph, given: Mapping[bytes, bytes], body: bytes, out: Out) -> None:
+        """Have the run answer; whatever goes wrong before it began to is answered here."""
         try:
             opened = await _opened(body, given.get(b"content-encoding"), graph.max_answer)
             answer = await run.answer(Payload(opened, given.get(b"content-type", JSON)))

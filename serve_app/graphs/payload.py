@@ -104,23 +104,28 @@ class Collector:
 class Out:
     """The client, for the step whose answer is the graph's: once it has begun there, no clock runs any more.
 
-    `headers()` are added to it.
+    `headers()` are added to it. `status` is its status, None before it began.
     """
 
     def __init__(self, send: Send, headers: Callable[[], Headers]) -> None:
-        self.begun = False
+        self.status: int | None = None
         self._clocks: list[asyncio.Timeout] = []
         self._send, self._headers = send, headers
 
     async def send(self, message: Message) -> None:
         """One of the app's messages."""
         if message["type"] == "http.response.start":
-            self.begun = True
+            self.status = message["status"]
             for clock in self._clocks:
                 if not clock.expired():
                     clock.reschedule(None)
             message = {**message, "headers": [*message.get("headers", ()), *self._headers()]}
         await self._send(message)
+
+    @property
+    def begun(self) -> bool:
+        """Whether the client has the beginning of an answer."""
+        return self.status is not None
 
     @contextlib.contextmanager
     def stops(self, clock: asyncio.Timeout) -> Iterator[None]:

@@ -20,6 +20,7 @@ from starlette.types import Message, Send
 
 from deployments.errors import ServeAppError
 from deployments.protocols.app import off_loop
+from serve_app.graphs.metrics import CLIENT_GONE, Timing
 from serve_app.graphs.payload import JSON, STEP, Collector, Headers, Out, Payload
 from serve_app.graphs.spec import ROOT, Graph, Node, Step
 from serve_app.graphs.templates import Missing, Reference, Template
@@ -53,7 +54,7 @@ class Refused(Exception):
 
 @dataclass
 class Run:
-    """A request's run; `timings` collects what each step took, in seconds."""
+    """A request's run; `timings` collects what each step took."""
 
     graph: Graph
     ask: Ask
@@ -62,7 +63,7 @@ class Run:
     out: Out
     chance: Callable[[], float] = random.random
     """A number from 0 to 1, 1 excluded, for Splitters."""
-    timings: list[tuple[str, float]] = field(default_factory=list)
+    timings: list[Timing] = field(default_factory=list)
 
     async def answer(self, request: Payload) -> Payload | None:
         """The graph's answer, or None where it went to `out` already. Raises `Refused`."""
@@ -191,17 +192,20 @@ class Run:
     async def _call(self, place: str, step: Step, given: Payload, out: Out | None) -> Payload | None:
         """Ask a model or a service; its answer kept, or given to `out` as it comes."""
         kept = Collector(self.graph.max_answer)
-        began_s = time.perf_counter()
+        began_s, noted = time.perf_counter(), False
 
-        def note() -> None:
-            self.timings.append((place, time.perf_counter() - began_s))
+        def note(status: int) -> None:
+            nonlocal noted
+            if not noted:
+                noted = True
+                self.timings.append(Timing(place, time.perf_counter() - began_s, status))
 
         async def send(message: Message) -> None:
             if message["type"] == "http.response.start":
                 if not 200 <= message["status"] <= 299:
                     message = {**message, "headers": [*message.get("headers", ()), (STEP, place.encode())]}
                 if out:
-                    note()
+                    note(message["status"])
             await (out.send if out else kept.send)(message)
 
         async def ask() -> Payload | None:
@@ -210,11 +214,16 @@ class Run:
             await self.ask(Call(step, [(b"content-type", kind), *self.headers], given.body, max(left_s, 0.0)), send)
             return None if out else kept.payload()
 
+        status = CLIENT_GONE
         try:
-            return await self._limited(place, step, ask(), out)
+            answer = await self._limited(place, step, ask(), out)
+            status = answer.status if answer else 200
+            return answer
+        except Refused as error:
+            status = error.status
+            raise
         finally:
-            if not (out and out.begun):
-                note()
+            note(status)
 
     async def _limited(
         self, place: str, step: Step, work: Coroutine[Any, Any, Payload | None], out: Out | None
@@ -274,6 +283,8 @@ async def _mapped(given: Payload) -> Payload:
     return Payload(await off_loop(len(given.body), lambda: orjson.dumps({"instances": data["predictions"]})))
 
 
-def server_timing(timings: list[tuple[str, float]]) -> bytes:
+def server_timing(timings: list[Timing]) -> bytes:
     """The steps' times as a `Server-Timing` header (W3C), in milliseconds."""
-    return ", ".join(f"{re.sub(r'[^A-Za-z0-9_-]', '_', name)};dur={s * 1e3:.1f}" for name, s in timings).encode()
+    return ", ".join(
+        f"{re.sub(r'[^A-Za-z0-9_-]', '_', one.step)};dur={one.took_s * 1e3:.1f}" for one in timings
+    ).encode()
