@@ -166,6 +166,7 @@ class Cluster:
         block = machine.free_block(environment.PORTS)
         ours = environment.for_ray(self._mark(name), self._token, str(self._folder(name)), block)
         ours |= {one["name"]: one["value"] for one in container(group)["env"]}
+        ours["RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S"] = "1"  # Ray's 30 are for balancers that poll
         if name != "head":
             ours["RAY_SERVE_WORKER_PROXY_HTTP_PORT"] = str(self.ports[name])
             ours["RAY_SERVE_WORKER_PROXY_GRPC_PORT"] = str(machine.free_port())
