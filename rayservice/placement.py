@@ -24,7 +24,7 @@ class Machine:
     """One node of Ray that is up: all that it has, and what no replica has reserved, by resource."""
 
     address: str
-    labels: Mapping[str, str]
+    labels: dict[str, str]
     total: Mapping[str, float]
     free: Mapping[str, float]
 
