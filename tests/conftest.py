@@ -103,7 +103,7 @@ def sentences() -> list[str]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything under integration/ needs a running application."""
+    """Everything under integration/ and cluster/ needs a running application."""
     for item in items:
-        if "integration" in Path(str(item.fspath)).parts:
+        if {"integration", "cluster"} & set(Path(str(item.fspath)).parts):
             item.add_marker(pytest.mark.ray)
