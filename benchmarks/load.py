@@ -200,3 +200,17 @@ async def calls(ask: Callable[[], Awaitable[object]], clients: int, seconds: flo
     await run_for(WARM_UP_S)
     began_s = time.perf_counter()
     return figures(await run_for(seconds), time.perf_counter() - began_s)
+
+
+async def post(port: int, request: Request) -> bytes:
+    """The body of one answer, over a connection of its own. Raises `RuntimeError` unless it is 200."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(request.encoded())
+        head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        if not head.startswith(b"http/1.1 200"):
+            raise RuntimeError(f"the answer is {head!r} {await reader.read(500)!r}")
+        length = head.partition(b"\r\ncontent-length:")[2].split(b"\r\n")[0]
+        return await reader.readexactly(int(length))
+    finally:
+        writer.close()
