@@ -1,10 +1,12 @@
-"""From a catalog to a Ray Serve application: one deployment for each model, and the gateway before them.
+"""From a catalog to Ray Serve: one deployment for each model, and the gateway before them.
 
-Structure (which models, on which engines) is in the deployments' arguments; everything else is in
-`user_config` and in options that Ray Serve changes in place, so that changing one model leaves the
-others' processes alone. See `serve_config` for the same as a Serve config file.
+In the layout `single` they are one application; in `per-model` each model's deployment is an application of its own at
+the model's route, and the gateway one at `/`. Structure (which models, on which engines) is in the deployments'
+arguments; everything else is in `user_config` and in options that Ray Serve changes in place, so that changing one
+model leaves the others' processes alone. See `serve_config` for the same as a Serve config file.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -16,7 +18,8 @@ from deployments.cache import Budget
 from deployments.replica import ModelReplica
 from serve_app import catalog as catalogs
 from serve_app import environment
-from serve_app.catalog import Catalog
+from serve_app.catalog import Catalog, CatalogError
+from serve_app.direct import DirectReplica, DirectSettings
 from serve_app.gateway import Gateway, GatewaySettings
 from serve_app.model import GATEWAY, SHARED, Model, Scaling
 from serve_app.resolve import ModelEntry
@@ -35,7 +38,7 @@ Structure = dict[str, list[dict[str, Any]]]
 
 
 class BuildArgs(BaseModel):
-    """Arguments of the application: `args:` in a Serve config, `key=value` on `serve run`'s command line."""
+    """Arguments of an application: `args:` in a Serve config, `key=value` on `serve run`'s command line."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -43,30 +46,41 @@ class BuildArgs(BaseModel):
     """A catalog's file, a shipped one's name, or the catalog itself. By default `SERVE_APP_CATALOG`."""
     structure: Structure | None = None
     """In place of a catalog where a Serve config gives the deployments' options, as `serve_config` does: a replica
-    then needs no file, and Ray Serve rebuilds the application when the structure changes and only then."""
+    then needs no file, and Ray Serve rebuilds the application when the structure changes and only then. Without a
+    gateway in it, it is the application of one deployment of the layout `per-model`."""
 
 
 def build(args: BuildArgs) -> Application:
-    """The application of a catalog. Raises `CatalogError` where the catalog is not valid."""
+    """The application of a catalog. Raises `CatalogError` where the catalog is not valid, or is several applications."""
     if args.structure is not None:
         return _bind(args.structure, {})
     given = args.catalog or environment.catalog_name()
     catalog = catalogs.parse(given) if isinstance(given, dict) else catalogs.load(given)
+    if catalog.layout == "per-model":
+        raise CatalogError(
+            f"the catalog {catalog.name!r} has layout: per-model, which is one Ray Serve application for each model; "
+            "serve it by `serve-app up`, `serve-app deploy` or a rendered Serve config, or have layout: single"
+        )
     return _bind(structure(catalog), options(catalog))
 
 
 def _bind(structure: Structure, options: dict[str, dict[str, Any]]) -> Application:
     """The deployments of that structure; those without options get them from a Serve config."""
-    hosts = {}
-    for name, identities in structure.items():
-        if name != GATEWAY:
-            replica = serve.deployment(ModelReplica)
-            hosts[name] = replica.options(name=name, logging_config=LOGGING, **options.get(name, {})).bind(
-                identities, on_demand=name == SHARED
-            )
-    gateway = serve.deployment(serve.ingress()(Gateway))
-    named = gateway.options(name=GATEWAY, logging_config=LOGGING, **options.get(GATEWAY, {}))
-    return named.bind(hosts, structure.get(GATEWAY, []))
+
+    def named(deployment: "serve.Deployment", name: str) -> "serve.Deployment":
+        return deployment.options(name=name, logging_config=LOGGING, **options.get(name, {}))
+
+    if GATEWAY not in structure:
+        ((name, identities),) = structure.items()
+        if name == SHARED:
+            return named(serve.deployment(ModelReplica), name).bind(identities, on_demand=True)
+        return named(serve.deployment(serve.ingress()(DirectReplica)), name).bind(identities)
+    hosts = {
+        name: named(serve.deployment(ModelReplica), name).bind(identities, on_demand=name == SHARED)
+        for name, identities in structure.items()
+        if name != GATEWAY
+    }
+    return named(serve.deployment(serve.ingress()(Gateway)), GATEWAY).bind(hosts, structure[GATEWAY])
 
 
 def hosted(catalog: Catalog) -> dict[str, list[Model]]:
@@ -96,6 +110,8 @@ def host_options(models: list[Model], catalog: Catalog) -> dict[str, Any]:
     if models[0].deployment == SHARED:
         resources, scaling = catalog.on_demand.resources, Scaling(target=catalog.on_demand.target)
         config["budget"] = catalog.on_demand.model_dump(mode="json", include=set(Budget.model_fields))
+    elif catalog.layout == "per-model":
+        config["direct"] = direct_settings(models[0], catalog).model_dump(mode="json")
     variables = {} if resources.gpu else {"CUDA_VISIBLE_DEVICES": ""}
     actor: dict[str, Any] = {"num_cpus": resources.cpu, "num_gpus": resources.gpu}
     if resources.memory:
@@ -111,23 +127,25 @@ def host_options(models: list[Model], catalog: Catalog) -> dict[str, Any]:
     }
 
 
+def entry(model: Model, catalog: Catalog) -> ModelEntry:
+    """What routing knows of a model."""
+    return ModelEntry(
+        name=model.name,
+        task=model.task,
+        route=model.route,
+        predictor=model.predictor,
+        aliases=model.aliases,
+        timeout_s=model.timeout_s,
+        note=model.settings.note,
+        deployment=model.deployment,
+        apart=catalog.layout == "per-model" and not model.inline,
+    )
+
+
 def gateway_options(catalog: Catalog) -> dict[str, Any]:
     """Ray Serve's options of the gateway's deployment."""
-    entries = tuple(
-        ModelEntry(
-            name=model.name,
-            task=model.task,
-            route=model.route,
-            predictor=model.predictor,
-            aliases=model.aliases,
-            timeout_s=model.timeout_s,
-            note=model.settings.note,
-            deployment=model.deployment,
-        )
-        for model in catalog.models
-    )
     settings = GatewaySettings(
-        models=entries,
+        models=tuple(entry(model, catalog) for model in catalog.models),
         inline={model.name: model.settings.model_dump(mode="json") for model in catalog.models if model.inline},
         graphs=catalog.graphs,
         max_body=int(catalog.gateway.max_body),
@@ -160,6 +178,17 @@ def scaling_options(scaling: Scaling) -> dict[str, Any]:
     }
 
 
+def direct_settings(model: Model, catalog: Catalog) -> DirectSettings:
+    """What the replica of a model that is reached directly is told besides."""
+    hosts = {other.predictor: other.name for other in catalog.models if other is not model}
+    return DirectSettings(
+        model=entry(model, catalog),
+        hosts=hosts | {graph.name: graph.name for graph in catalog.graphs},
+        max_body=int(catalog.gateway.max_body),
+        max_reading=int(catalog.gateway.max_reading),
+    )
+
+
 def serve_config(catalog: Catalog, host: str, port: int, grpc_port: int, pools: bool = False) -> dict[str, Any]:
     """The Serve config (`serve deploy`, `PUT /api/serve/applications/`) of a catalog; it needs no file beside it.
 
@@ -173,21 +202,30 @@ def serve_config(catalog: Catalog, host: str, port: int, grpc_port: int, pools: 
             "grpc_servicer_functions": SERVICERS,
             "enable_reflection": False,  # ours takes its place, which knows the service
         },
-        "applications": [
-            {
-                "name": catalog.name,
-                "route_prefix": "/",
-                "import_path": "serve_app:build",
-                "args": {"structure": structure(catalog)},
-                "deployments": [{"name": name, **given} for name, given in options(catalog, pools).items()],
-            }
-        ],
+        "applications": list(_applications(catalog, options(catalog, pools))),
     }
+
+
+def _applications(catalog: Catalog, given: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The applications as a Serve config has them; the gateway's is the first."""
+    whole = structure(catalog)
+    parts: dict[str, tuple[str | None, Structure]] = {catalog.name: ("/", whole)}
+    if catalog.layout == "per-model":
+        routes = {model.deployment: model.route for model in catalog.models} | {GATEWAY: "/", SHARED: None}
+        parts = {name: (routes[name], {name: whole[name]}) for name in given}
+    for name, (route, part) in parts.items():
+        yield {
+            "name": name,
+            "route_prefix": route,
+            "import_path": "serve_app:build",
+            "args": {"structure": part},
+            "deployments": [{"name": one, **given[one]} for one in given if one in part],
+        }
 
 
 def structure(catalog: Catalog) -> Structure:
     """What only new replicas can change: which models there are, where, and their identities."""
-    found: Structure = {}
+    found: Structure = {GATEWAY: []}
     for model in catalog.models:
         found.setdefault(model.deployment, []).append(model.identity.model_dump(mode="json"))
     return found

