@@ -75,24 +75,32 @@ def one_by_one(port: int, request: Request, seconds: float) -> dict[str, float]:
 async def _clients(port: int, request: Request, clients: int, seconds: float) -> list[float]:
     took_s: list[float] = []
     until_s = time.perf_counter() + seconds
-    loop, data = asyncio.get_running_loop(), request.encoded()
-    ends = [loop.create_future() for _ in range(clients)]
-    for end in ends:
-        await loop.create_connection(lambda end=end: _Client(data, until_s, took_s, end), "127.0.0.1", port)  # type: ignore[misc]
-    await asyncio.gather(*ends)
+    await asyncio.gather(*(_Client(port, request.encoded(), until_s, took_s).run() for _ in range(clients)))
     return took_s
 
 
 class _Client(asyncio.Protocol):
-    """One connection, on which the same request is sent again and again until the end."""
+    """One client, who sends the same request again and again until the end, on one connection where it is kept."""
 
-    def __init__(self, request: bytes, until_s: float, took_s: list[float], ended: asyncio.Future[None]) -> None:
-        self._request, self._until_s, self._took_s, self._ended = request, until_s, took_s, ended
+    def __init__(self, port: int, request: bytes, until_s: float, took_s: list[float]) -> None:
+        self._port, self._request, self._until_s, self._took_s = port, request, until_s, took_s
+        self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._held = bytearray()
-        self._length = -1
+        self._length, self._closes = -1, False
+
+    async def run(self) -> None:
+        """Connect, and again where the server says that it closes, as HAProxy does when it is set up anew."""
+        while True:
+            await asyncio.get_running_loop().create_connection(lambda: self, "127.0.0.1", self._port)
+            await self._ended
+            if time.perf_counter() >= self._until_s:
+                return
+            self._ended = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
+        self._held.clear()
+        self._length, self._closes = -1, False
         self._send()
 
     def _send(self) -> None:
@@ -101,36 +109,41 @@ class _Client(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._held += data
-        if self._length < 0:
-            end = self._held.find(b"\r\n\r\n")
-            if end < 0:
-                return
-            head = bytes(self._held[:end]).lower()
-            if not head.startswith(b"http/1.1 200"):
-                self._fail(f"the answer is {bytes(self._held[:500])!r}")
-                return
-            self._length = end + 4 + int(head.partition(b"\r\ncontent-length:")[2].split(b"\r\n")[0])
+        if self._length < 0 and not self._read_head():
+            return
         if len(self._held) < self._length:
             return
         self._held.clear()
         self._length = -1
         now_s = time.perf_counter()
         self._took_s.append(now_s - self._began_s)
-        if now_s < self._until_s:
+        if now_s < self._until_s and not self._closes:
             self._send()
         else:
             self._transport.close()
+            self._end()
 
-    def _fail(self, reason: str) -> None:
-        self._transport.abort()
-        if not self._ended.done():
-            self._ended.set_exception(RuntimeError(reason))
+    def _read_head(self) -> bool:
+        end = self._held.find(b"\r\n\r\n")
+        if end < 0:
+            return False
+        head = bytes(self._held[:end]).lower()
+        if not head.startswith(b"http/1.1 200"):
+            self._transport.abort()
+            self._end(f"the answer is {bytes(self._held[:500])!r}")
+            return False
+        self._closes = b"\r\nconnection: close" in head
+        self._length = end + 4 + int(head.partition(b"\r\ncontent-length:")[2].split(b"\r\n")[0])
+        return True
 
     def connection_lost(self, error: Exception | None) -> None:
+        self._end(f"the connection was closed with {len(self._held)} bytes of an answer read: {error}")
+
+    def _end(self, problem: str = "") -> None:
         if self._ended.done():
             return
-        if time.perf_counter() < self._until_s:
-            self._ended.set_exception(RuntimeError(f"the connection was closed: {error}"))
+        if problem:
+            self._ended.set_exception(RuntimeError(problem))
         else:
             self._ended.set_result(None)
 

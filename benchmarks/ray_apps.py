@@ -6,8 +6,10 @@
 import asyncio
 import contextlib
 import functools
+import shutil
 import signal
 import sys
+import tempfile
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -134,8 +136,7 @@ def serving(name: str, tuned: bool, folder: Path) -> Iterator[Server]:
     """That application on a Ray of its own, `tuned` with the flags that `serve-app up` sets, else as Ray comes."""
     server = Server(folder, machine.free_port())
     session, token = uuid.uuid4().hex, uuid.uuid4().hex
-    made = Path(f"{folder}/{name}-{session[:8]}")
-    made.mkdir()
+    made = Path(tempfile.mkdtemp(prefix="sab-"))  # short: HAProxy's socket may have a path of 97 letters
     variables = environment.for_ray(session, token, str(made), machine.free_block(environment.PORTS))
     if not tuned:
         flags = environment.serving(environment.has_haproxy())
@@ -148,6 +149,7 @@ def serving(name: str, tuned: bool, folder: Path) -> Iterator[Server]:
             yield server
     finally:
         instance.sweep(session)
+        shutil.rmtree(made, ignore_errors=True)
 
 
 def tuned(name: str) -> Any:
