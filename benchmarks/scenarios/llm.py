@@ -1,5 +1,6 @@
 """Streams of a language model beside vLLM's own server on the same checkpoint, through the gateway and reached directly."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,7 +62,7 @@ def vllm(folder: Path, *options: str) -> Iterator[Server]:
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder / "llama")]
     command += ["--served-model-name", "llm", "--host", "127.0.0.1", "--port", str(server.http), "--enforce-eager"]
     ready = answers(f"http://127.0.0.1:{server.http}/health")
-    variables = {"VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    variables = os.environ | {"VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     with running([*command, *given, *options], lambda: listens(server.http) and ready(), folder / "vllm.log", variables):
         yield server
 

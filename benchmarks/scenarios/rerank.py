@@ -18,7 +18,11 @@ REQUESTS = {1: 8, 32: 48}
 CATALOG = """
 name: bench
 models:
-  - {{name: reranker, engine: cross_encoder, source: "file://{folder}/reranker", options: {{truncate: end}}}}
+  - name: reranker
+    engine: cross_encoder
+    source: "file://{folder}/reranker"
+    options: {{truncate: end}}
+    resources: {{cpu: 0.4}}
 """
 
 
