@@ -23,7 +23,7 @@ test: $(VENV)/.test
 	$(BIN)/python -m pytest
 
 test-fast: $(VENV)/.test
-	$(BIN)/python -m pytest -m "not ray and not slow"
+	$(BIN)/python -m pytest -m "not slow" --ignore tests/integration -p no:schemathesis
 
 lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
