@@ -12,7 +12,9 @@ from pathlib import Path
 from serve_app import environment
 from serve_app.model import GATEWAY
 
-_GRPC = re.compile(r"^frontend grpc_frontend\n(?:[ \t]+bind [^\n]*\n|[ \t]+#[^\n]*\n|\n)*[ \t]+mode http\n", re.MULTILINE)
+_GRPC = re.compile(
+    r"^frontend grpc_frontend\n(?:[ \t]+bind [^\n]*\n|[ \t]+#[^\n]*\n|\n)*[ \t]+mode http\n", re.MULTILINE
+)
 _DEFAULTS = re.compile(r"^defaults\n[ \t]+mode http\n", re.MULTILINE)
 _OPEN = re.compile(r"^([ \t]+bind )\*?:(\d+)$", re.MULTILINE)
 BUFFERED = "    option http-buffer-request\n"

@@ -103,7 +103,9 @@ class Model(Frozen):
 
     name: Name
     engine: str
-    source: str = Field(description="pypi://<package>, file:///path, hf://<org>/<model>[@revision], s3://, gs://, https://, pvc://<claim>/<path>")
+    source: str = Field(
+        description="pypi://<package>, file:///path, hf://<org>/<model>[@revision], s3://, gs://, https://, pvc://<claim>/<path>"
+    )
     aliases: tuple[str, ...] = ()
     route: Route = Field("", validate_default=False, description="path prefix; by default /<name>")
     predictor: Name = Field("", validate_default=False, description="Host alias; by default <name>-predictor")
@@ -226,4 +228,3 @@ class Model(Frozen):
     def transformer_settings(self) -> ModelSettings:
         """What `reconfigure()` tells a replica of its transformer, where that has a deployment of its own."""
         return self.settings.model_copy(update={"transformer": self.transformer and self.transformer.settings})
-

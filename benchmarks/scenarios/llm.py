@@ -56,14 +56,16 @@ def start(layout: str, folder: Path) -> Iterator[Server]:
 
 @contextmanager
 def vllm(folder: Path, *options: str) -> Iterator[Server]:
-    """vLLM's own server with the same arguments."""
+    """VLLM's own server with the same arguments."""
     server = Server(folder, machine.free_port())
     given = [f"--{name.replace('_', '-')}={value}" for name, value in ARGUMENTS.items()]
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder / "llama")]
     command += ["--served-model-name", "llm", "--host", "127.0.0.1", "--port", str(server.http), "--enforce-eager"]
     ready = answers(f"http://127.0.0.1:{server.http}/health")
     variables = os.environ | {"VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-    with running([*command, *given, *options], lambda: listens(server.http) and ready(), folder / "vllm.log", variables):
+    with running(
+        [*command, *given, *options], lambda: listens(server.http) and ready(), folder / "vllm.log", variables
+    ):
         yield server
 
 

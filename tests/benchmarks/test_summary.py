@@ -71,7 +71,7 @@ def test_the_table_shows_the_peers_median_and_our_multiple_of_it() -> None:
 def test_a_target_that_is_missed_says_no() -> None:
     target = {"case": "a", "metric": "requests/s", "peer": "peer", "least": 2.0, "most": None, "kind": "ratio"}
     missed = {**target, "of": "serve_app", "found": (1.5, 1.4, 1.6), "met": False}
-    assert tables.targets(result_of([], [missed]) | {}) .splitlines()[2] == (
+    assert tables.targets(result_of([], [missed]) | {}).splitlines()[2] == (
         "| a: requests/s ≥ 2 × peer's | 1.50 (1.40–1.60) | **no** |"  # noqa: RUF001
     )
 

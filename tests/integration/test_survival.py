@@ -12,6 +12,7 @@ import pytest
 from tests.integration.applications import Application
 from tests.integration.loads import enough, load
 
+
 def embedding(url: str) -> Callable[[httpx.Client, str], httpx.Response]:
     """A request for embeddings of a text and another."""
 
