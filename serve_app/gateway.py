@@ -192,7 +192,8 @@ class Gateway(OpenInferenceMethods):
         found = {(place, status.name): status for place, several in places for status in several}
         found |= {(GATEWAY, name): model.status() for name, model in self._inline.items()}
         return [
-            found.get((entry.deployment, entry.name)) or ModelStatus(entry.name, entry.task, "", "starting", "its replica is starting")
+            found.get((entry.deployment, entry.name))
+            or ModelStatus(entry.name, entry.task, "", "starting", "its replica is starting")
             for entry in self._settings.models
         ]
 

@@ -216,4 +216,3 @@ class Model(Frozen):
     def transformer_settings(self) -> ModelSettings:
         """What `reconfigure()` tells a replica of its transformer, where that has a deployment of its own."""
         return self.settings.model_copy(update={"transformer": self.transformer and self.transformer.settings})
-

@@ -21,9 +21,7 @@ _ALL = [(route, task) for task, makers in ROUTERS.items() for make in makers for
 API_ROUTES = [route for route, _ in _ALL if isinstance(route, APIRoute)]
 """What the protocols' routers declare, for every task."""
 _ROUTES = [
-    (route, task)
-    for route, task in _ALL
-    if isinstance(route, APIRoute) and not route.path.startswith(KSERVE_PREFIXES)
+    (route, task) for route, task in _ALL if isinstance(route, APIRoute) and not route.path.startswith(KSERVE_PREFIXES)
 ]
 ENDPOINTS: dict[str, Task] = {route.path: task for route, task in _ROUTES}
 """Endpoints at the root, and the task that each belongs to: what the protocols' routers declare."""

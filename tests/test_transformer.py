@@ -327,7 +327,9 @@ async def until(asked: Callable[[], Awaitable[Any]], wanted: Any) -> None:
 
 @pytest.mark.parametrize("inputs", [5, True, 1.5, "x", {"a": 1}, None])
 async def test_inputs_that_are_no_list_are_the_clients_fault(make_either: Make, inputs: object) -> None:
-    answer = await ask(await make_either(**{"class": "transformer:Transformer"}), "/v2/models/m/infer", {"inputs": inputs})
+    answer = await ask(
+        await make_either(**{"class": "transformer:Transformer"}), "/v2/models/m/infer", {"inputs": inputs}
+    )
     assert answer.status == 400
     assert "inputs" in orjson.loads(answer.body)["error"]
 
@@ -335,7 +337,10 @@ async def test_inputs_that_are_no_list_are_the_clients_fault(make_either: Make, 
 async def test_streams_say_that_they_do_not_go_through_it(make_either: Make) -> None:
     message = pb.ModelInferRequest(model_name="m").SerializeToString()
     answer = await ask(
-        await make_either(**{"class": "transformer:Transformer"}), "/v2/models/m/infer_stream", message, content_type=PROTOBUF
+        await make_either(**{"class": "transformer:Transformer"}),
+        "/v2/models/m/infer_stream",
+        message,
+        content_type=PROTOBUF,
     )
     assert answer.status == 501
     assert "transformer" in orjson.loads(answer.body)["error"]
