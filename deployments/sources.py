@@ -4,6 +4,8 @@
     package://<module>          the same, of a package that is named as Python imports it
     file:///absolute/path       a folder on this machine
     hf://<org>/<model>[@rev]    a repository on the Hugging Face hub, through its cache
+    pvc://<claim>/<path>        a folder of a claim that is mounted at /mnt/claims/<claim>
+    s3://, gs://, https://      see `storage`
 
 Knows nothing of engines or of what is in the files.
 """
@@ -14,12 +16,15 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from deployments import storage
 from deployments.errors import SourceError
 
 HUB_TIMEOUT_S = 10
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.onnx", "*.gguf", "*.h5", "*.msgpack", "*.ot")
 """File kinds of which a repository often holds several copies of the same weights."""
 
+CLAIMS = "/mnt/claims"
+"""Where `pvc://` sources are in the pods."""
 Progress = Callable[[str], None]
 
 
@@ -28,11 +33,21 @@ def resolve(source: str, progress: Progress) -> Path:
 
     Raises `SourceError` that names the source and what to do about it.
     """
+    check(source)
+    return SCHEMES[source.partition("://")[0]](source, progress)
+
+
+def check(source: str) -> None:
+    """Raises `SourceError` for a source of no kind that is known here; touches neither disk nor network."""
     scheme, _, rest = source.partition("://")
+    if scheme == "oci":
+        raise SourceError(
+            f"source {source!r}: images of models are not read here; copy the image's /models folder to a volume "
+            "(file://, pvc://) or a bucket (s3://, gs://), and name that"
+        )
     if scheme not in SCHEMES or not rest:
         have = ", ".join(f"{name}://" for name in SCHEMES)
         raise SourceError(f"source {source!r} is of no kind known here; sources begin with {have}")
-    return SCHEMES[scheme](source, progress)
 
 
 def size_bytes(path: Path) -> int:
@@ -71,6 +86,15 @@ def _from_file(source: str, _progress: Progress) -> Path:
     if not path.exists():
         raise SourceError(f"{source}: there is nothing at {path} on this machine ({os.uname().nodename})")
     return path
+
+
+def _from_claim(source: str, progress: Progress) -> Path:
+    claim, _, path = source.removeprefix("pvc://").partition("/")
+    try:
+        return _from_file(f"file://{CLAIMS}/{claim}/{path}", progress)
+    except SourceError as error:
+        mount = f"{{claim: {claim}, path: {CLAIMS}/{claim}}}"
+        raise SourceError(f"{source}: {error.message}; give the model's pool the volume {mount}") from error
 
 
 def _from_hub(source: str, progress: Progress) -> Path:
@@ -144,4 +168,9 @@ SCHEMES: dict[str, Callable[[str, Progress], Path]] = {
     "package": _from_package,
     "file": _from_file,
     "hf": _from_hub,
+    "pvc": _from_claim,
+    "s3": storage.fetch,
+    "gs": storage.fetch,
+    "https": storage.fetch,
+    "http": storage.fetch,
 }

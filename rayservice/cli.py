@@ -7,7 +7,7 @@ import typer
 
 from deployments.errors import ServeAppError
 from serve_app import catalog as catalogs
-from serve_app.cli import Port, app, console, main
+from serve_app.cli import LAST_PORT, Port, app, console, main
 from serve_app.cli import status as status_here
 
 __all__ = ["app", "main"]
@@ -17,6 +17,7 @@ Context = Annotated[str | None, typer.Option(help="The kubeconfig context. Defau
 Url = Annotated[
     str | None, typer.Option(help="Where the application answers. Default: its Service, inside the cluster.")
 ]
+RAY_URL = "http://127.0.0.1:8265"
 Files = Annotated[list[Path], typer.Argument(help="YAML files, or folders of them.")]
 
 
@@ -107,16 +108,20 @@ def deploy(
     catalog: Catalog,
     context: Context = None,
     local: Annotated[bool, typer.Option("--local", help="Give it to a Ray that runs, without Kubernetes.")] = False,
-    ray_url: Annotated[str, typer.Option(help="With --local, Ray's dashboard.")] = "http://127.0.0.1:8265",
+    ray_url: Annotated[str, typer.Option(help="With --local, Ray's dashboard.")] = RAY_URL,
     no_gpus: Annotated[bool, typer.Option("--no-gpus", help="With --local, CPUs in place of GPUs.")] = False,
+    port: Annotated[int, typer.Option(help="With --local, the HTTP port.", min=1, max=LAST_PORT)] = 8000,
+    grpc_port: Annotated[int, typer.Option(help="With --local, the gRPC port.", min=1, max=LAST_PORT)] = 9000,
 ) -> None:
     """Put a catalog into a cluster, by server-side apply; see `wait` for what becomes of it."""
-    from rayservice import client
-
     if local:
-        client.deploy_local(catalogs.load(catalog), ray_url, no_gpus)
+        from rayservice import local as ray
+
+        ray.deploy(catalogs.load(catalog), ray_url, no_gpus, port, grpc_port)
         print(f"Ray at {ray_url} has it")
         return
+    from rayservice import client
+
     for said in client.deploy(client.connect(context), catalogs.load(catalog)):
         print(f"applied {said}")
 
@@ -153,20 +158,33 @@ def status(
     port: Port = 8000,
     context: Context = None,
     url: Url = None,
+    local: Annotated[bool, typer.Option("--local", help="Of a Ray that runs, without Kubernetes.")] = False,
+    ray_url: Annotated[
+        str | None,
+        typer.Option(help=f"Ray's dashboard, which knows what has no place and why. Default with --local: {RAY_URL}."),
+    ] = None,
 ) -> None:
-    """Show every model of what runs on this machine's port, or of a catalog in a cluster."""
-    from rayservice import client, progress
+    """Show every model of what runs on this machine's port, or of a catalog in a cluster or a local Ray."""
+    from rayservice import client, placement, progress
+    from rayservice import local as ray
 
     if catalog is None:
         status_here(port)
         return
-    found = catalogs.load(catalog)
-    manifest = client.look(client.connect(context), found)
-    states = client.model_states(url or client.url_of(found))
-    console().print(progress.table(manifest, states))
+    found, dashboard = catalogs.load(catalog), ray_url or (RAY_URL if local else None)
+    applications = ray.applications(dashboard) if dashboard else {}
+    unplaced = placement.unplaced(applications, ray.nodes(dashboard), found) if dashboard else {}
+    address = url or (f"http://127.0.0.1:{port}" if local else client.url_of(found))
+    states = client.model_states(address)
+    if local:
+        table, ready = progress.local_table(applications, states, unplaced), progress.local_ready(applications, states)
+    else:
+        manifest = client.look(client.connect(context), found)
+        table, ready = progress.table(manifest, states, unplaced), progress.progress(manifest, states).ready
+    console().print(table)
     if states is None:
-        print(f"the models could not be asked: nothing answers at {url or client.url_of(found)}; see --url")
-    if not progress.progress(manifest, states).ready:
+        print(f"the models could not be asked: nothing answers at {address}; see --url")
+    if not ready:
         raise typer.Exit(1)
 
 

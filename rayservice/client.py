@@ -1,6 +1,6 @@
-"""What is rendered, put into a cluster, waited for, and taken away again; and the same for a Ray without one.
+"""What is rendered, put into a cluster, waited for, and taken away again.
 
-Kubernetes is asked through lightkube (the extra `kubernetes`), Ray through the REST API that KubeRay uses.
+Kubernetes is asked through lightkube (the extra `kubernetes`).
 """
 
 import time
@@ -12,13 +12,10 @@ from rich.console import Console
 
 from deployments.errors import ServeAppError
 from rayservice import services
-from rayservice.plan import placed
-from rayservice.pods import DASHBOARD_PORT, GRPC_PORT, HTTP_PORT
+from rayservice.pods import HTTP_PORT
 from rayservice.progress import Progress, State, progress
 from rayservice.render import objects
 from rayservice.yaml_text import plain
-from serve_app import environment
-from serve_app.application import serve_config
 from serve_app.catalog import Catalog
 
 POLL_S = 2.0
@@ -126,35 +123,6 @@ def wait(
             raise ClusterError(f"not ready after {timeout_s:.0f} s: {now.said}")
         if settled < SETTLED:
             sleep(POLL_S)
-
-
-def deploy_local(catalog: Catalog, url: str, no_gpus: bool) -> None:
-    """Give a running Ray the Serve config that the RayService would have; with `no_gpus` models take CPUs instead.
-
-    Nodes must have the labels of the catalog's pools, if it has any. Raises `ClusterError`.
-    """
-    pools = bool(catalog.pools)
-    config = serve_config(placed(catalog), "0.0.0.0", HTTP_PORT, GRPC_PORT, pools=pools)
-    if no_gpus:
-        on_cpus(config)
-    token = environment.ray_token()
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
-    try:
-        answer = httpx.put(f"{url}/api/serve/applications/", json=config, headers=headers, timeout=60)
-    except httpx.HTTPError as error:
-        raise ClusterError(f"no Ray answers at {url} ({error}); its dashboard's port is {DASHBOARD_PORT}") from error
-    if answer.status_code != 200:
-        raise ClusterError(f"Ray refused the application with {answer.status_code}: {answer.text[:1000]}")
-
-
-def on_cpus(config: dict[str, Any]) -> None:
-    """Fractions of GPUs in a Serve config become the same of CPUs."""
-    for application in config["applications"]:
-        for deployment in application["deployments"]:
-            actor = deployment["ray_actor_options"]
-            if actor.get("num_gpus"):
-                actor |= {"num_cpus": actor["num_gpus"], "num_gpus": 0}
-                actor.setdefault("runtime_env", {}).setdefault("env_vars", {})["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def _all(catalog: Catalog) -> list[dict[str, Any]]:

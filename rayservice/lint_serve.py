@@ -1,5 +1,6 @@
 """`serveConfigV2`: whether Ray Serve will read it as it is meant, build it, and find room for all of it."""
 
+import functools
 import importlib
 import re
 from collections.abc import Container, Iterator
@@ -63,6 +64,7 @@ def hosts(spec: dict[str, Any]) -> dict[str, tuple[str, str]]:
     }
 
 
+@functools.lru_cache(maxsize=4)  # asked for by each alias; read only
 def _parse(text: str) -> dict[str, Any]:
     config = YAML(typ="safe").load(text)
     if not isinstance(config, dict) or not isinstance(config.get("applications"), list):

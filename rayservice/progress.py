@@ -1,6 +1,6 @@
 """How far a RayService has come, by what KubeRay says of it and what its models say of themselves. Asks nobody."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,9 @@ from serve_app.screen import COLOURS
 
 State = Mapping[str, str]
 FAILED = "DEPLOY_FAILED"
+READY = ("ready", "unloaded")
+"""States of models that nothing is waited for in."""
+NONE: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ def progress(manifest: Mapping[str, Any], states: Sequence[State] | None) -> Pro
         waiting.append("no worker serves yet" + (f" ({message})" if message else ""))
     if not any(applications(manifest)):
         waiting.append("no application yet")
-    waiting += [f"{one['name']} is {one['state']}" for one in states or () if one["state"] not in ("ready", "unloaded")]
+    waiting += [f"{one['name']} is {one['state']}" for one in states or () if one["state"] not in READY]
     return Progress(not waiting, "; ".join(waiting) or "ready")
 
 
@@ -57,17 +60,48 @@ def applications(manifest: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, A
         yield from ((status.get(key) or {}).get("applicationStatuses") or {}).items()
 
 
-def table(manifest: Mapping[str, Any], states: Sequence[State] | None) -> Table:
-    """The RayService, its applications, their deployments, and each model's own state."""
-    made = Table("What", "Name", "State", "Why", box=None)
+def table(manifest: Mapping[str, Any], states: Sequence[State] | None, unplaced: Mapping[str, str] = NONE) -> Table:
+    """The RayService, its applications, their deployments, and each model's own state.
+
+    `unplaced` says why deployments have replicas on no machine, by application and name.
+    """
     now = progress(manifest, states)
     state = "failed" if now.failed else "ready" if now.ready else "waiting"
-    rows = [("RayService", manifest["metadata"]["name"], state, now.failed or now.said)]
-    for name, one in applications(manifest):
-        rows.append(("application", name, str(one.get("status")), _last_line(one)))
-        for deployment, two in sorted((one.get("serveDeploymentStatuses") or {}).items()):
-            rows.append(("deployment", deployment, str(two.get("status")), _last_line(two)))
-    rows += [("model", one["name"], one["state"], one.get("reason") or one.get("progress", "")) for one in states or ()]
+    first = ("RayService", manifest["metadata"]["name"], state, now.failed or now.said)
+    given = {name: {**one, "deployments": one.get("serveDeploymentStatuses")} for name, one in applications(manifest)}
+    return _table([first, *_rows(given, states, unplaced)])
+
+
+def local_table(
+    applications: Mapping[str, Any], states: Sequence[State] | None, unplaced: Mapping[str, str] = NONE
+) -> Table:
+    """The same of a Ray without Kubernetes, as its REST API has applications."""
+    return _table(_rows(applications, states, unplaced))
+
+
+def local_ready(applications: Mapping[str, Any], states: Sequence[State] | None) -> bool:
+    """Whether a Ray without Kubernetes runs every application, and every model could be asked and is ready."""
+    running = [one["status"] == "RUNNING" for one in applications.values()]
+    return bool(running and all(running) and states) and all(one["state"] in READY for one in states or ())
+
+
+Row = tuple[str, str, str, str]
+
+
+def _rows(
+    applications: Mapping[str, Any], states: Sequence[State] | None, unplaced: Mapping[str, str]
+) -> Iterator[Row]:
+    for name, one in applications.items():
+        yield "application", name, str(one.get("status")), _last_line(one)
+        for deployment, two in sorted((one.get("deployments") or {}).items()):
+            why = unplaced.get(f"{name}/{deployment}") or _last_line(two)
+            yield "deployment", deployment, str(two.get("status")), why
+    for state in states or ():
+        yield "model", state["name"], state["state"], state.get("reason") or state.get("progress", "")
+
+
+def _table(rows: Iterable[Row]) -> Table:
+    made = Table("What", "Name", "State", "Why", box=None)
     good = {"RUNNING": "ready", "HEALTHY": "ready", FAILED: "failed", "UNHEALTHY": "failed"}
     for what, name, state, why in rows:
         colour = COLOURS.get(good.get(state, state), "yellow")

@@ -1,12 +1,13 @@
-"""From a catalog to a Ray Serve application: one deployment for each model, and the gateway before them.
+"""From a catalog to Ray Serve: one deployment for each model, and the gateway before them.
 
-A transformer with `resources` or `scaling` has a deployment too, between the gateway and the model's.
-
-Structure (which models, on which engines) is in the deployments' arguments; everything else is in
-`user_config` and in options that Ray Serve changes in place, so that changing one model leaves the
-others' processes alone. See `serve_config` for the same as a Serve config file.
+In the layout `single` they are one application; in `per-model` each model's deployment is an application of its own at
+the model's route, and the gateway one at `/`. A transformer with `resources` or `scaling` has a deployment too, between
+the gateway and the model's. Structure (which models, on which engines) is in the deployments' arguments; everything
+else is in `user_config` and in options that Ray Serve changes in place, so that changing one model leaves the others'
+processes alone. See `serve_config` for the same as a Serve config file.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -18,7 +19,8 @@ from deployments.cache import Budget
 from deployments.replica import ModelReplica
 from serve_app import catalog as catalogs
 from serve_app import environment
-from serve_app.catalog import Catalog
+from serve_app.catalog import Catalog, CatalogError
+from serve_app.direct import DirectReplica, DirectSettings
 from serve_app.gateway import Gateway, GatewaySettings
 from serve_app.model import GATEWAY, SHARED, Model, Resources, Scaling
 from serve_app.resolve import ModelEntry
@@ -41,7 +43,7 @@ deployment, the `transforms` that say around which `model` on which `deployment`
 
 
 class BuildArgs(BaseModel):
-    """Arguments of the application: `args:` in a Serve config, `key=value` on `serve run`'s command line."""
+    """Arguments of an application: `args:` in a Serve config, `key=value` on `serve run`'s command line."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -49,15 +51,21 @@ class BuildArgs(BaseModel):
     """A catalog's file, a shipped one's name, or the catalog itself. By default `SERVE_APP_CATALOG`."""
     structure: Structure | None = None
     """In place of a catalog where a Serve config gives the deployments' options, as `serve_config` does: a replica
-    then needs no file, and Ray Serve rebuilds the application when the structure changes and only then."""
+    then needs no file, and Ray Serve rebuilds the application when the structure changes and only then. Without a
+    gateway in it, it is the application of one deployment of the layout `per-model`."""
 
 
 def build(args: BuildArgs) -> Application:
-    """The application of a catalog. Raises `CatalogError` where the catalog is not valid."""
+    """The application of a catalog. Raises `CatalogError` where the catalog is not valid, or is several applications."""
     if args.structure is not None:
         return _bind(args.structure, {})
     given = args.catalog or environment.catalog_name()
     catalog = catalogs.parse(given) if isinstance(given, dict) else catalogs.load(given)
+    if catalog.layout == "per-model":
+        raise CatalogError(
+            f"the catalog {catalog.name!r} has layout: per-model, which is one Ray Serve application for each model; "
+            "serve it by `serve-app up`, `serve-app deploy` or a rendered Serve config, or have layout: single"
+        )
     return _bind(structure(catalog), options(catalog))
 
 
@@ -67,9 +75,12 @@ def _bind(structure: Structure, options: dict[str, dict[str, Any]]) -> Applicati
     def named(made: Any, name: str) -> Any:
         return serve.deployment(made).options(name=name, logging_config=LOGGING, **options.get(name, {}))
 
-    around = {name: one["transforms"] for name, (one, *_) in structure.items() if "transforms" in one}
-    hosts = {
-        name: named(ModelReplica, name).bind(identities, on_demand=name == SHARED)
+    around = {name: one["transforms"] for name, found in structure.items() for one in found if "transforms" in one}
+    alone = serve.ingress()(DirectReplica) if len(structure) == 1 else ModelReplica
+    hosts: dict[str, Application] = {
+        name: named(ModelReplica, name).bind(identities, on_demand=True)
+        if name == SHARED
+        else named(alone, name).bind(identities)
         for name, identities in structure.items()
         if name != GATEWAY and name not in around
     }
@@ -77,7 +88,9 @@ def _bind(structure: Structure, options: dict[str, dict[str, Any]]) -> Applicati
         name: named(TransformerReplica, name).bind(one["model"], hosts[one["deployment"]])
         for name, one in around.items()
     }
-    gateway: Application = named(serve.ingress()(Gateway), GATEWAY).bind(hosts, structure.get(GATEWAY, []))
+    if GATEWAY not in structure:
+        return hosts[next(iter(around or hosts))]
+    gateway: Application = named(serve.ingress()(Gateway), GATEWAY).bind(hosts, structure[GATEWAY])
     return gateway
 
 
@@ -116,6 +129,8 @@ def host_options(models: list[Model], catalog: Catalog) -> dict[str, Any]:
     if models[0].deployment == SHARED:
         resources, scaling = catalog.on_demand.resources, Scaling(target=catalog.on_demand.target)
         config["budget"] = catalog.on_demand.model_dump(mode="json", include=set(Budget.model_fields))
+    elif catalog.layout == "per-model" and not _transformed(models[0]):
+        config["direct"] = direct_settings(models[0], catalog).model_dump(mode="json")
     return replica_options(resources, scaling, config, {})
 
 
@@ -146,23 +161,25 @@ def replica_options(
     }
 
 
+def entry(model: Model, catalog: Catalog) -> ModelEntry:
+    """What routing knows of a model."""
+    return ModelEntry(
+        name=model.name,
+        task=model.task,
+        route=model.route,
+        predictor=model.predictor,
+        aliases=model.aliases,
+        timeout_s=model.timeout_s,
+        note=model.settings.note,
+        deployment=model.entrance,
+        apart=catalog.layout == "per-model" and not model.inline,
+    )
+
+
 def gateway_options(catalog: Catalog) -> dict[str, Any]:
     """Ray Serve's options of the gateway's deployment."""
-    entries = tuple(
-        ModelEntry(
-            name=model.name,
-            task=model.task,
-            route=model.route,
-            predictor=model.predictor,
-            aliases=model.aliases,
-            timeout_s=model.timeout_s,
-            note=model.settings.note,
-            deployment=model.entrance,
-        )
-        for model in catalog.models
-    )
     settings = GatewaySettings(
-        models=entries,
+        models=tuple(entry(model, catalog) for model in catalog.models),
         inline={model.name: model.settings.model_dump(mode="json") for model in catalog.models if model.inline},
         graphs=catalog.graphs,
         max_body=int(catalog.gateway.max_body),
@@ -195,6 +212,17 @@ def scaling_options(scaling: Scaling) -> dict[str, Any]:
     }
 
 
+def direct_settings(model: Model, catalog: Catalog) -> DirectSettings:
+    """What the replica of a model that is reached directly is told besides."""
+    hosts = {other.predictor: other.name for other in catalog.models if other is not model}
+    return DirectSettings(
+        model=entry(model, catalog),
+        hosts=hosts | {graph.name: graph.name for graph in catalog.graphs},
+        max_body=int(catalog.gateway.max_body),
+        max_reading=int(catalog.gateway.max_reading),
+    )
+
+
 def serve_config(catalog: Catalog, host: str, port: int, grpc_port: int, pools: bool = False) -> dict[str, Any]:
     """The Serve config (`serve deploy`, `PUT /api/serve/applications/`) of a catalog; it needs no file beside it.
 
@@ -208,21 +236,33 @@ def serve_config(catalog: Catalog, host: str, port: int, grpc_port: int, pools: 
             "grpc_servicer_functions": SERVICERS,
             "enable_reflection": False,  # ours takes its place, which knows the service
         },
-        "applications": [
-            {
-                "name": catalog.name,
-                "route_prefix": "/",
-                "import_path": "serve_app:build",
-                "args": {"structure": structure(catalog)},
-                "deployments": [{"name": name, **given} for name, given in options(catalog, pools).items()],
-            }
-        ],
+        "applications": list(_applications(catalog, options(catalog, pools))),
     }
+
+
+def _applications(catalog: Catalog, given: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The applications as a Serve config has them; the gateway's is the first."""
+    whole = structure(catalog)
+    parts: dict[str, tuple[str | None, Structure]] = {catalog.name: ("/", whole)}
+    if catalog.layout == "per-model":
+        parts = {GATEWAY: ("/", {GATEWAY: whole[GATEWAY]})}
+        for model in catalog.models:
+            direct = model.deployment not in (SHARED, GATEWAY) and not _transformed(model)
+            own = {name: whole[name] for name in (model.deployment, model.entrance)}
+            parts.setdefault(model.entrance, (model.route if direct else None, own))
+    for name, (route, part) in parts.items():
+        yield {
+            "name": name,
+            "route_prefix": route,
+            "import_path": "serve_app:build",
+            "args": {"structure": part},
+            "deployments": [{"name": one, **given[one]} for one in given if one in part],
+        }
 
 
 def structure(catalog: Catalog) -> Structure:
     """What only new replicas can change: which models there are, where, their identities, and what stands around."""
-    found: Structure = {}
+    found: Structure = {GATEWAY: []}
     for model in catalog.models:
         found.setdefault(model.deployment, []).append(model.identity.model_dump(mode="json"))
     for model in filter(_transformed, catalog.models):

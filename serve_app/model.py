@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ByteSize, Field, StringConstraints, field_validator, model_validator
 
-from deployments import engines
+from deployments import engines, sources
 from deployments.engines import Task
+from deployments.errors import SourceError
 from deployments.settings import (
     DurationS,
     ExplainerSettings,
@@ -102,7 +103,7 @@ class Model(Frozen):
 
     name: Name
     engine: str
-    source: str = Field(description="pypi://<package>, file:///path, hf://<org>/<model>[@revision]")
+    source: str = Field(description="pypi://<package>, file:///path, hf://<org>/<model>[@revision], s3://, gs://, https://, pvc://<claim>/<path>")
     aliases: tuple[str, ...] = ()
     route: Route = Field("", validate_default=False, description="path prefix; by default /<name>")
     predictor: Name = Field("", validate_default=False, description="Host alias; by default <name>-predictor")
@@ -128,6 +129,15 @@ class Model(Frozen):
         if engine not in engines.names():
             raise ValueError(f"unknown engine {engine!r}; have: {', '.join(engines.names())}")
         return engine
+
+    @field_validator("source")
+    @classmethod
+    def _known_source(cls, source: str) -> str:
+        try:
+            sources.check(source)
+        except SourceError as error:
+            raise ValueError(error.message) from None
+        return source
 
     @model_validator(mode="before")
     @classmethod

@@ -45,6 +45,8 @@ class ModelEntry(Frozen):
     """What people should know of its quality."""
     deployment: str = ""
     """The Ray Serve deployment that requests for it go to."""
+    apart: bool = False
+    """Whether that is an application of its own, of the same name."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ class Routes:
         return found
 
     def _resolve(self, path: str, host: str, own: frozenset[str]) -> Target | Open | Own | Graphed:
-        label = host.partition(":")[0].partition(".")[0]
+        label = host_label(host)
         if label in self._graphs:
             return Graphed(label, path)
         alias = self._by_host.get(label)
@@ -216,6 +218,11 @@ class Routes:
     def _valid(self, own: frozenset[str]) -> str:
         routes = listed([f"{model.route}/" for model in self.models])
         return f"Models are under {routes}; at the root are {', '.join([*ENDPOINTS, *sorted(own)])}"
+
+
+def host_label(host: str) -> str:
+    """The part of a Host header that an alias is known by: `whisper-predictor` of `whisper-predictor.ml.svc:8000`."""
+    return host.partition(":")[0].partition(".")[0]
 
 
 def _task_of(path: str) -> Task | None:

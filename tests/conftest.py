@@ -1,5 +1,6 @@
 """What the tests share: real small checkpoints, and engines loaded on them once."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -12,6 +13,18 @@ from tests.engines.xtts_checkpoint import make_tiny_xtts
 from tests.sounds import package_folder, spoken
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+gc.disable()  # until everything is imported, for nothing of that is garbage
+
+
+def pytest_collection_finish() -> None:
+    gc.enable()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tidy_heap() -> None:
+    """The collector looks only through what this module makes: torch and its like, a second a tour, are passed by."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -103,7 +116,7 @@ def sentences() -> list[str]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything under integration/ needs a running application."""
+    """Everything under integration/ and cluster/ needs a running application."""
     for item in items:
-        if "integration" in Path(str(item.fspath)).parts:
+        if {"integration", "cluster"} & set(Path(str(item.fspath)).parts):
             item.add_marker(pytest.mark.ray)

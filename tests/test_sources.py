@@ -37,6 +37,8 @@ def test_a_folder(tmp_path: Path) -> None:
         ("ftp://x", "pypi://, package://, file://, hf://"),
         ("BAAI/bge-m3", "sources begin with"),
         ("hf://", "sources begin with"),
+        ("oci://registry/model", "copy the image's /models folder"),
+        ("pvc://models/iris", r"volume \{claim: models, path: /mnt/claims/models\}"),
     ],
 )
 def test_what_cannot_be_had_says_what_to_do(source: str, says: str) -> None:

@@ -1,6 +1,7 @@
 """What the design fixes about the code's own shape."""
 
 import ast
+import functools
 import pkgutil
 import subprocess
 import sys
@@ -39,6 +40,11 @@ HEAVY = {"torch", "sentence_transformers", "transformers", "tiktoken", "huggingf
 }
 
 
+@functools.cache
+def parsed(file: Path) -> ast.Module:
+    return ast.parse(file.read_text())
+
+
 def imports(tree: ast.AST) -> set[str]:
     found = set()
     for node in ast.walk(tree):
@@ -53,7 +59,7 @@ def imports(tree: ast.AST) -> set[str]:
 def test_imports_run_one_way(file: Path) -> None:
     module = ".".join(file.relative_to(ROOT).with_suffix("").parts)
     mine = next((i for i, layer in enumerate(LAYERS) if module.startswith(layer)), None)
-    for used in imports(ast.parse(file.read_text())):
+    for used in imports(parsed(file)):
         theirs = next((i for i, layer in enumerate(LAYERS) if used.startswith(layer)), None)
         if module.startswith("deployments"):
             assert not used.startswith("serve_app"), f"{module} imports {used}"
@@ -65,7 +71,7 @@ def test_imports_run_one_way(file: Path) -> None:
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
 def test_heavy_libraries_are_imported_inside_functions(file: Path) -> None:
-    guarded = [node for node in ast.parse(file.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]
+    guarded = [node for node in parsed(file).body if isinstance(node, ast.Import | ast.ImportFrom)]
     top = {name.partition(".")[0] for node in guarded for name in imports(node)}
     assert not top & HEAVY
 
@@ -89,7 +95,7 @@ def test_engines_are_imported_with_little_installed() -> None:
 def test_files_and_functions_stay_short(file: Path) -> None:
     text = file.read_text()
     assert text.count("\n") <= 320
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(parsed(file)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             length = (node.end_lineno or 0) - node.lineno
             allowed = 70 if node.name.endswith("router") else 45  # a router is a flat list of routes
@@ -98,7 +104,7 @@ def test_files_and_functions_stay_short(file: Path) -> None:
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
 def test_every_module_says_what_it_does(file: Path) -> None:
-    assert ast.get_docstring(ast.parse(file.read_text()))
+    assert ast.get_docstring(parsed(file))
 
 
 def test_environment_variables_are_read_in_one_module() -> None:

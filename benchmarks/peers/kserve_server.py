@@ -1,20 +1,21 @@
 """KServe's Python server with an iris classifier, as its scikit-learn server has it, and a model that echoes.
 
-Runs in an environment of its own: `python kserve_server.py MODEL.joblib HTTP_PORT GRPC_PORT`.
+Runs in an environment of its own: `python kserve_server.py HTTP_PORT GRPC_PORT`.
 """
 
 import sys
 from typing import Any
 
-import joblib
 from kserve import InferOutput, InferRequest, InferResponse, Model, ModelServer
 from kserve.utils.utils import get_predict_input, get_predict_response
+from sklearn.datasets import load_iris
+from sklearn.linear_model import LogisticRegression
 
 
 class Iris(Model):  # type: ignore[misc]  # the peer is not installed here
-    def __init__(self, name: str, file: str) -> None:
+    def __init__(self, name: str) -> None:
         super().__init__(name)
-        self._estimator = joblib.load(file)
+        self._estimator = LogisticRegression(max_iter=500).fit(*load_iris(return_X_y=True))
         self.ready = True
 
     def predict(self, payload: Any, headers: Any = None, response_headers: Any = None) -> Any:
@@ -34,5 +35,5 @@ class Identity(Model):  # type: ignore[misc]
 
 
 if __name__ == "__main__":
-    server = ModelServer(http_port=int(sys.argv[2]), grpc_port=int(sys.argv[3]), workers=1, access_log_format=None)
-    server.start([Iris("iris", sys.argv[1]), Identity("identity")])
+    server = ModelServer(http_port=int(sys.argv[1]), grpc_port=int(sys.argv[2]), workers=1, access_log_format=None)
+    server.start([Iris("iris"), Identity("identity")])

@@ -95,7 +95,8 @@ class Folder:
         return None
 
     def _loaded(self) -> dict[str, ModuleType]:
-        return {name: module for name, module in list(sys.modules.items()) if name.startswith(f"{self._package}.")}
+        # A copy is made in one step; a list of the items lets the collector, and so other threads' imports, in between.
+        return {name: module for name, module in sys.modules.copy().items() if name.startswith(f"{self._package}.")}
 
     def _has(self, name: str) -> bool:
         """Whether an imported name begins in the folder; a folder of data there hides no installed package."""

@@ -4,7 +4,8 @@ import math
 import re
 from typing import Any
 
-from rayservice.kserve.predictors import CLAIMS, Imported, size
+from deployments import sources
+from rayservice.kserve.predictors import Imported, size
 from rayservice.plan import DEFAULT_MEMORY
 from rayservice.yaml_text import Said
 from serve_app.cluster import GPU_RESOURCES
@@ -63,7 +64,7 @@ def _pool(name: str, group: list[Imported], report: list[str]) -> dict[str, Any]
         pool["runtime_class"] = first.runtime_class
     claims = sorted({claim for one in group for claim in one.claims})
     if claims:
-        pool["volumes"] = [{"claim": claim, "path": f"{CLAIMS}/{claim}"} for claim in claims]
+        pool["volumes"] = [{"claim": claim, "path": f"{sources.CLAIMS}/{claim}"} for claim in claims]
     return pool
 
 

@@ -21,8 +21,6 @@ from rayservice.yaml_text import Said
 from serve_app.model import Scaling
 
 ANNOTATION = "serving.kserve.io/"
-CLAIMS = "/mnt/claims"
-"""Where `pvc://` sources are in the pods."""
 NO_COUNTERPART = {
     "deploymentMode": "there is one way to deploy, and it needs neither Knative nor a pod for each model",
     "autoscalerClass": "Ray scales, by requests in progress",
@@ -187,7 +185,7 @@ def _source(
     if uri.startswith("pvc://"):
         claim, _, path = uri.removeprefix("pvc://").partition("/")
         one.claims.add(claim)
-        uri, where = f"file://{CLAIMS}/{claim}/{path}".rstrip("/"), f"{where}, {uri}"
+        uri, where = f"file://{sources.CLAIMS}/{claim}/{path}".rstrip("/"), f"{where}, {uri}"
     elif uri.partition("://")[0] not in sources.SCHEMES:
         have = ", ".join(f"{scheme}://" for scheme in sources.SCHEMES)
         report.append(

@@ -1,6 +1,7 @@
 """Users' own classes as models, written to files as users write them."""
 
 import asyncio
+import gc
 import json
 import sys
 import threading
@@ -8,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from textwrap import dedent
+from types import ModuleType
 from typing import Any
 
 import ml_dtypes
@@ -16,6 +18,7 @@ import pytest
 
 from deployments.asgi import Head, run_unary
 from deployments.engines import LoadContext, PredictEngine
+from deployments.engines._modules import Folder
 from deployments.engines.python import Engine, Options
 from deployments.errors import BadRequest, EngineError, LoadError, QueueFull
 from deployments.specs import Array, TensorSpec
@@ -566,3 +569,29 @@ async def test_pickles_name_the_folders_classes(write: Write) -> None:
     async with serving(folders[0]) as one, serving(folders[1]) as two:
         for engine in (one, two):
             assert (await predict(engine, x=[4]))["output-0"].tolist() == [8]
+
+
+def test_modules_are_listed_while_others_are_imported(tmp_path: Path) -> None:
+    """What the collector finalizes may import: a list of `sys.modules` made item by item was seen to fail so."""
+
+    class Importing:
+        def __init__(self, name: str) -> None:
+            self.itself, self.name = self, name
+
+        def __del__(self) -> None:
+            sys.modules[self.name] = ModuleType(self.name)
+
+    (tmp_path / "model.py").write_text("")
+    folder, threshold = Folder(tmp_path), gc.get_threshold()
+    made = [f"imported_when_collected_{n}" for n in range(200)]
+    try:
+        loaded = folder.load("model")
+        gc.set_threshold(50)
+        for name in made:
+            Importing(name)
+            assert list(folder._loaded().values()) == [loaded]
+    finally:
+        gc.set_threshold(*threshold)
+        folder.close()
+        for name in made:
+            sys.modules.pop(name, None)

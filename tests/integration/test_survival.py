@@ -3,62 +3,30 @@
 import copy
 import os
 import signal
-import threading
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import httpx
 import pytest
 
 from tests.integration.applications import Application
+from tests.integration.loads import enough, load
 
-CLIENTS = 16
+def embedding(url: str) -> Callable[[httpx.Client, str], httpx.Response]:
+    """A request for embeddings of a text and another."""
 
+    def ask(client: httpx.Client, text: str) -> httpx.Response:
+        body = {"model": "embeddings", "input": [text, "another text"], "dimensions": 4}
+        return client.post(f"{url}/v1/embeddings", json=body)
 
-@contextmanager
-def load(url: str, model: str, check: Callable[[httpx.Response], object]) -> Iterator[Counter[object]]:
-    """Clients that send embeddings without pause; what `check` made of each answer, counted."""
-    seen: Counter[object] = Counter()
-    stop = threading.Event()
-
-    def run(number: int) -> None:
-        with httpx.Client(timeout=120) as client:
-            n = 0
-            while not stop.is_set():
-                n += 1
-                body = {"model": model, "input": [f"client {number} request {n}", "another text"], "dimensions": 4}
-                try:
-                    seen[check(client.post(f"{url}/v1/embeddings", json=body))] += 1
-                except httpx.HTTPError as error:
-                    seen[repr(error)] += 1
-
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(CLIENTS)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield seen
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-
-
-def enough(seen: Counter[object], more: int) -> None:
-    target = seen.total() + more
-    give_up_s = time.monotonic() + 120
-    while seen.total() < target:
-        assert time.monotonic() < give_up_s, seen
-        time.sleep(0.05)
+    return ask
 
 
 @pytest.mark.parametrize("victims", [1, 2], ids=["one of two", "both of two"])
 def test_no_request_is_lost_when_replicas_are_killed(application: Application, victims: int) -> None:
     application.until(lambda: len(application.replicas("embeddings")) == 2)
     before = {process.pid for process in application.replicas("embeddings")}
-    with load(application.url, "embeddings", lambda answer: answer.status_code) as seen:
+    with load(embedding(application.url)) as seen:
         enough(seen, 100)
         for pid in list(before)[:victims]:
             os.kill(pid, signal.SIGKILL)
@@ -74,7 +42,7 @@ def test_a_version_that_cannot_load_never_interrupts_the_old_one(
     before = {process.pid for process in application.replicas("embeddings")}
     changed = copy.deepcopy(catalog)
     changed["models"][0]["source"] = "file:///nowhere"
-    with load(application.url, "embeddings", lambda answer: answer.status_code) as seen:
+    with load(embedding(application.url)) as seen:
         enough(seen, 50)
         application.deploy(changed)
         application.until(lambda: "nowhere" in application.state("embeddings").get("reason", ""))
@@ -98,7 +66,7 @@ def test_changed_options_take_over_without_a_gap(application: Application, catal
             (answer.status_code, answer.json()["usage"]["prompt_tokens"]) if answer.status_code == 200 else answer.text
         )
 
-    with load(application.url, "embeddings", version) as seen:
+    with load(embedding(application.url), version) as seen:
         enough(seen, 50)
         old = set(seen)
         application.deploy(changed)

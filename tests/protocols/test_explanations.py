@@ -261,6 +261,7 @@ async def test_concurrent_requests_are_explained_together(tmp_path: Path) -> Non
         assert threading.get_ident() not in calls
 
 
+@pytest.mark.slow  # the first permutations are compiled
 async def test_rows_of_a_request_that_was_cancelled_are_not_explained(tmp_path: Path) -> None:
     options = save("sklearn", LogisticRegression(max_iter=500).fit(IRIS, SPECIES), tmp_path)
     np.save(tmp_path / "b.npy", BACKGROUND)

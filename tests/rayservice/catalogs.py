@@ -1,5 +1,7 @@
 """Catalogs made for tests, and the manifests rendered of them."""
 
+import copy
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,11 @@ def catalog(*models: dict[str, Any], **rest: Any) -> Catalog:
 
 
 def parsed(text: str) -> Any:
+    return copy.deepcopy(_parsed(text))
+
+
+@functools.cache
+def _parsed(text: str) -> Any:
     return YAML(typ="safe").load(text)
 
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from rayservice import client as clients
+from rayservice import local
 from rayservice.cli import app
 from rayservice.client import ClusterError
 from rayservice.progress import progress, table
@@ -215,7 +216,7 @@ def test_a_local_ray_is_given_what_the_operator_would_give_it(
 
 def test_without_gpus_models_take_as_many_cpus(ray: tuple[str, list[Any]]) -> None:
     url, given = ray
-    clients.deploy_local(catalogs.load("homelab"), url, no_gpus=True)
+    local.deploy(catalogs.load("homelab"), url, no_gpus=True)
     actors = {one["name"]: one["ray_actor_options"] for one in given[0][2]["applications"][0]["deployments"]}
     assert (actors["whisper"]["num_gpus"], actors["whisper"]["num_cpus"]) == (0, 0.5)
     assert actors["whisper"]["runtime_env"]["env_vars"]["CUDA_VISIBLE_DEVICES"] == ""
@@ -223,7 +224,7 @@ def test_without_gpus_models_take_as_many_cpus(ray: tuple[str, list[Any]]) -> No
 
 
 def test_a_catalog_without_pools_asks_no_labels_of_a_local_ray(ray: tuple[str, list[Any]]) -> None:
-    clients.deploy_local(catalogs.load("embedded"), ray[0], no_gpus=False)
+    local.deploy(catalogs.load("embedded"), ray[0])
     assert not any(
         "label_selector" in one["ray_actor_options"] for one in ray[1][0][2]["applications"][0]["deployments"]
     )
@@ -231,6 +232,6 @@ def test_a_catalog_without_pools_asks_no_labels_of_a_local_ray(ray: tuple[str, l
 
 def test_what_ray_refuses_is_said(ray: tuple[str, list[Any]]) -> None:
     with pytest.raises(ClusterError, match="refused the application with 500: because"):
-        clients.deploy_local(catalog(model("a"), name="refused"), ray[0], no_gpus=False)
+        local.deploy(catalog(model("a"), name="refused"), ray[0])
     with pytest.raises(ClusterError, match="no Ray answers at"):
-        clients.deploy_local(OF, "http://127.0.0.1:9", no_gpus=False)
+        local.deploy(OF, "http://127.0.0.1:9")

@@ -1,0 +1,1 @@
+"""One file for each scenario; `harness.find` finds those that have a `SCENARIO`."""

@@ -1,0 +1,89 @@
+"""What stands before Ray Serve's own part of an ingress replica's HTTP server: it notices clients that hang up.
+
+Ray Serve would do that with two tasks and a queue for every request. Most are answered before a client could have
+hung up, so here nobody listens for it until a request has taken `PATIENCE_S`. See docs/adr/0017.
+"""
+
+import asyncio
+
+from ray import serve
+from ray.serve.exceptions import RayServeException
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from deployments.asgi import new_id
+
+PATIENCE_S = 0.01
+ID = b"x-request-id"
+TIMEOUT = b"x-request-timeout-seconds"
+LEFT_TO_US = (b"x-request-disconnect-disabled", b"?1")
+"""Tells Ray Serve that it need not listen for the end of this request's connection."""
+
+
+def middlewares() -> list[Middleware]:
+    """What `RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH` asks for: in a replica `Front`; in Ray's proxies nothing."""
+    try:
+        serve.get_replica_context()
+    except RayServeException:
+        return []
+    return [Middleware(Front)]
+
+
+class Front:
+    """ASGI middleware that cancels a request whose client has hung up, and gives it an id where it has none.
+
+    A request that brings a timeout of its own is left to Ray Serve, which then needs the tasks anyway.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        names = {name for name, _ in scope.get("headers", ())}
+        if scope["type"] != "http" or TIMEOUT in names:
+            await self._app(scope, receive, send)
+            return
+        if ID not in names:
+            scope["headers"].append((ID, new_id().encode()))
+        scope["headers"].append(LEFT_TO_US)
+        watch = _Watch(receive, send)
+        try:
+            await self._app(scope, watch.receive, watch.send)
+        finally:
+            watch.end()
+
+
+class _Watch:
+    """One request's messages, and from `PATIENCE_S` after its body's end until its answer's, an eye on its client."""
+
+    def __init__(self, receive: Receive, send: Send) -> None:
+        self._receive, self._send = receive, send
+        self._task = asyncio.current_task()
+        self._answered = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._listening: asyncio.Task[None] | None = None
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        if self._timer is None and not message.get("more_body", False):
+            self._timer = asyncio.get_running_loop().call_later(PATIENCE_S, self._begin)
+        return message
+
+    async def send(self, message: Message) -> None:
+        self._answered = message["type"] == "http.response.body" and not message.get("more_body", False)
+        await self._send(message)
+
+    def end(self) -> None:
+        if self._timer:
+            self._timer.cancel()
+        if self._listening:
+            self._listening.cancel()
+
+    def _begin(self) -> None:
+        self._listening = asyncio.create_task(self._listen())
+
+    async def _listen(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        if self._task and not self._answered:  # a server says `disconnect` after the answer, too
+            self._task.cancel()

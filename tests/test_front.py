@@ -1,0 +1,98 @@
+"""Clients that hang up, before a real HTTP server."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import uvicorn
+from starlette.types import Receive, Scope, Send
+
+from serve_app import machine
+from serve_app.front import LEFT_TO_US, Front, middlewares
+
+REQUEST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n%s\r\n{}"
+
+
+class App:
+    """Reads a request, and answers when it is let go; goes on for a moment after that."""
+
+    def __init__(self) -> None:
+        self.go, self.begun, self.ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.cancelled = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.headers = list(scope["headers"])
+        await receive()
+        self.begun.set()
+        try:
+            await self.go.wait()
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+            await send({"type": "http.response.body", "body": b"ok"})
+            await asyncio.sleep(0.05)
+        except asyncio.CancelledError:
+            self.cancelled = True
+        finally:
+            self.ended.set()
+
+
+@pytest.fixture
+async def app() -> AsyncIterator[App]:
+    app = App()
+    port = machine.free_port()
+    server = uvicorn.Server(uvicorn.Config(Front(app), port=port, lifespan="off", log_config=None))
+    serving = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+    app.port = port  # type: ignore[attr-defined]
+    yield app
+    server.should_exit = True
+    await serving
+
+
+async def ask(app: Any, headers: bytes = b"") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", app.port)
+    writer.write(REQUEST % headers)
+    await app.begun.wait()
+    return reader, writer
+
+
+async def test_a_client_that_hangs_up_ends_its_request(app: App) -> None:
+    _, writer = await ask(app)
+    writer.close()
+    await asyncio.wait_for(app.ended.wait(), 5)
+    assert app.cancelled
+
+
+async def test_an_answered_request_is_left_to_end(app: App) -> None:
+    reader, writer = await ask(app)
+    await asyncio.sleep(0.03)  # until somebody listens
+    app.go.set()
+    assert (await reader.read(1000)).startswith(b"HTTP/1.1 200")
+    await asyncio.wait_for(app.ended.wait(), 5)
+    assert not app.cancelled
+    writer.close()
+
+
+async def test_ray_is_told_and_an_id_is_made_where_there_is_none(app: App) -> None:
+    app.go.set()
+    _, writer = await ask(app, b"X-Request-Id: mine\r\nX-Request-Disconnect-Disabled: ?0\r\n")
+    assert (b"x-request-id", b"mine") in app.headers
+    assert app.headers[-1] == LEFT_TO_US
+    _, other = await ask(app)
+    await asyncio.wait_for(app.ended.wait(), 5)
+    assert len(dict(app.headers)[b"x-request-id"]) == 36
+    for one in (writer, other):
+        one.close()
+
+
+async def test_a_request_with_a_timeout_is_left_to_ray(app: App) -> None:
+    app.go.set()
+    _, writer = await ask(app, b"X-Request-Timeout-Seconds: 5\r\n")
+    assert LEFT_TO_US not in app.headers
+    writer.close()
+
+
+def test_ray_s_proxies_have_none() -> None:
+    assert middlewares() == []
