@@ -84,7 +84,9 @@ def dot(graph: Graph) -> str:
     boxes, arrows = draw(graph)
     shapes = {"node": "box, style=rounded", "model": "box", "url": "component"}
     lines = [f"{box.id} [label={_dot_text(box.text, within=True)}, shape={shapes[box.shape]}]" for box in boxes]
-    lines += [f"{arrow.start} -> {arrow.end} [label={_dot_text(arrow.text)}]" for arrow in arrows]
+    for arrow in arrows:
+        text = f"  {arrow.text}" if arrow.text else ""
+        lines.append(f"{arrow.start} -> {arrow.end} [label={_dot_text(text)}]")
     style = "nodesep=0.4; ranksep=0.3; node [fontname=Helvetica, fontsize=12]; edge [fontname=Helvetica, fontsize=10]"
     return f"digraph {_dot_text(graph.name)} {{ {style}\n" + "".join(f"  {line}\n" for line in lines) + "}\n"
 
@@ -119,6 +121,6 @@ def _mermaid_text(text: str) -> str:
 
 
 def _dot_text(text: str, within: bool = False) -> str:
-    """A text for Graphviz; one that stands `within` a box has its name in a line of its own, an arrow's has room."""
+    """A text for Graphviz; one that stands `within` a box has its name in a line of its own."""
     quoted = text.replace("\\", "\\\\").replace('"', '\\"')
-    return '"' + (quoted.replace(": ", ":\\n", 1) if within else f"  {quoted}" if quoted else "") + '"'
+    return '"' + (quoted.replace(": ", ":\\n", 1) if within else quoted) + '"'

@@ -59,7 +59,7 @@ def test_names_that_differ_never_become_one_box() -> None:
 
 def test_dot_text_is_quoted() -> None:
     text = pictures.dot(GRAPH)
-    assert r'label="2., if predictions.#(label==\"dog\"), hard"' in text
+    assert r'label="  2., if predictions.#(label==\"dog\"), hard"' in text
     assert text.count("{") == text.count("}") == 1
 
 
