@@ -1,4 +1,4 @@
-"""A model's transformer in replicas of its own: all requests for the model come here, and go on to the model's replicas.
+"""A model's transformer in replicas of its own: all requests for the model come here, and go on to the model's.
 
     gateway → TransformerReplica → ModelReplica
 
@@ -49,7 +49,7 @@ class TransformerReplica:
         self._app: ASGIApp = Transformed(self._ask_model, self)
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Have the transformer as `user_config` says: dumped `ModelSettings` by name. Returns as a model's replica does.
+        """Have the transformer as `user_config` says: dumped `ModelSettings` by name. Returns when a model's does.
 
         Settings that are not valid leave the old ones in force; with none before, requests are refused.
         """

@@ -117,7 +117,7 @@ class Apart:
     """The model of `inner`, asked by way of a transformer's replica."""
 
     def __init__(self, inner: Model) -> None:
-        self.replica = Replica("m", Near(inner))  # type: ignore[arg-type]
+        self.replica = Replica("m", Near(inner))
         self.app = self.replica._app
 
     async def configure(self, settings: dict[str, Any]) -> None:

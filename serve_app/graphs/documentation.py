@@ -61,7 +61,7 @@ def _node(node: Node) -> str:
 
 
 def _body(graph: Graph, name: str, routes: Sequence[APIRoute]) -> dict[str, Any]:
-    """The body of requests: that of the path which the node's first step asks, where the request goes there as it is."""
+    """The body of requests: that of the path which the first step asks, where the request goes there as it is."""
     first = graph.nodes[name].steps[0]
     if first.request is not None or first.map_predictions or first.service_url:
         return ANY_JSON

@@ -76,16 +76,18 @@ def mermaid(graph: Graph) -> str:
     for arrow in arrows:
         text = f"|{_mermaid_text(arrow.text)}|" if arrow.text else ""
         lines.append(f"{arrow.start} -->{text} {arrow.end}")
-    return "flowchart LR\n" + "".join(f"  {line}\n" for line in lines)
+    return "flowchart TB\n" + "".join(f"  {line}\n" for line in lines)
 
 
 def dot(graph: Graph) -> str:
     """The graph in Graphviz's language."""
     boxes, arrows = draw(graph)
-    shapes = {"node": "oval", "model": "box", "url": "component"}
-    lines = [f"{box.id} [label={_dot_text(box.text)}, shape={shapes[box.shape]}]" for box in boxes]
-    lines += [f"{arrow.start} -> {arrow.end} [label={_dot_text(arrow.text)}]" for arrow in arrows]
-    style = "rankdir=LR; node [fontname=Helvetica]; edge [fontname=Helvetica, fontsize=10]"
+    shapes = {"node": "box, style=rounded", "model": "box", "url": "component"}
+    lines = [f"{box.id} [label={_dot_text(box.text, within=True)}, shape={shapes[box.shape]}]" for box in boxes]
+    for arrow in arrows:
+        text = f"  {arrow.text}" if arrow.text else ""
+        lines.append(f"{arrow.start} -> {arrow.end} [label={_dot_text(text)}]")
+    style = "nodesep=0.4; ranksep=0.3; node [fontname=Helvetica, fontsize=12]; edge [fontname=Helvetica, fontsize=10]"
     return f"digraph {_dot_text(graph.name)} {{ {style}\n" + "".join(f"  {line}\n" for line in lines) + "}\n"
 
 
@@ -118,5 +120,7 @@ def _mermaid_text(text: str) -> str:
     return '"' + text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;").replace("#", "&#35;") + '"'
 
 
-def _dot_text(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+def _dot_text(text: str, within: bool = False) -> str:
+    """A text for Graphviz; one that stands `within` a box has its name in a line of its own."""
+    quoted = text.replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + (quoted.replace(": ", ":\\n", 1) if within else quoted) + '"'

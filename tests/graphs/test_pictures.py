@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from deployments.errors import ServeAppError
+from serve_app import catalog as catalogs
 from serve_app.cli import app
 from serve_app.graphs import pictures
 from serve_app.graphs.spec import Graph
@@ -28,7 +29,7 @@ GRAPH = Graph.model_validate(
     }
 )
 MERMAID = """\
-flowchart LR
+flowchart TB
   request(["request"])
   node_root(["root: Sequence"])
   node_kinds_2d_of(["kinds-of: Splitter"])
@@ -58,7 +59,7 @@ def test_names_that_differ_never_become_one_box() -> None:
 
 def test_dot_text_is_quoted() -> None:
     text = pictures.dot(GRAPH)
-    assert r'label="2., if predictions.#(label==\"dog\"), hard"' in text
+    assert r'label="  2., if predictions.#(label==\"dog\"), hard"' in text
     assert text.count("{") == text.count("}") == 1
 
 
@@ -87,7 +88,7 @@ def test_with_graphviz_there_is_svg(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_the_command_prints_and_names_what_there_is() -> None:
     runner = CliRunner()
-    assert runner.invoke(app, ["graph", "voice-rag"]).output.startswith("flowchart LR\n")
+    assert runner.invoke(app, ["graph", "voice-rag"]).output.startswith("flowchart TB\n")
     assert "has no graphs" in runner.invoke(app, ["graph", "embedded"]).output
     refused = runner.invoke(app, ["graph", "voice-rag", "--graph", "nope"]).exception
     assert "has no graph 'nope'; it has: voice-rag" in str(refused)
@@ -100,3 +101,15 @@ def test_a_folder_that_is_a_file_is_told(tmp_path: Path) -> None:
     refused = CliRunner().invoke(app, ["graph", "voice-rag", "--out", str(file)]).exception
     assert isinstance(refused, ServeAppError)
     assert f"cannot write the pictures to the folder {file}" in refused.message
+
+
+def test_the_pictures_in_the_docs_are_of_the_graphs_as_they_are() -> None:
+    """Graphviz's versions place things differently, so of the SVG only its texts are compared."""
+    (graph,) = catalogs.load("voice-rag").graphs
+    docs = Path(__file__).parents[2] / "docs"
+    assert pictures.mermaid(graph) in (docs / "graphs.md").read_text()
+    drawn = xml.dom.minidom.parse(str(docs / "graphs" / "voice-rag.svg"))
+    shown = "".join(one.firstChild.data for one in drawn.getElementsByTagName("text"))  # type: ignore[union-attr]
+    boxes, _ = pictures.draw(graph)
+    assert [box.text for box in boxes if box.text.replace(": ", ":") not in shown] == []
+    assert len(drawn.getElementsByTagName("polygon")) >= len(graph.nodes["root"].steps)

@@ -155,6 +155,13 @@ def catalog(
                 "transformer": {"class": "flowers:Flowers", "source": f"file://{classic}/flowers"},
             },
             {
+                "name": "far-flowers",
+                "engine": "sklearn",
+                "source": f"file://{classic}/iris",
+                "load": "on-demand",
+                "transformer": {"class": "flowers:Flowers", "source": f"file://{classic}/flowers", **small},
+            },
+            {
                 "name": "questions",
                 "engine": "python",
                 "source": "package://serve_app.catalogs.voice_rag",

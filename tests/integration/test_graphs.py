@@ -155,17 +155,54 @@ def test_iris_says_what_it_said(url: str) -> None:
     assert answer["iris"] == alone
 
 
-def test_a_transformer_around_a_model(url: str, triton: Any) -> None:
-    """`flowers` is iris with a class around it that takes centimetres and names what was found."""
+@pytest.mark.parametrize("name", ["flowers", "far-flowers"])
+def test_a_transformer_around_a_model(url: str, triton: Any, name: str) -> None:
+    """Iris with a class around it that takes millimetres and names what was found, there in a deployment of its own."""
     import tritonclient.grpc
 
     millimetres = [[one * 10 for one in row] for row in IRIS_ROWS]
-    answer = httpx.post(f"{url}/v1/models/flowers:predict", json={"mm": millimetres}, headers={"x-garden": "ours"})
+    answer = httpx.post(f"{url}/v1/models/{name}:predict", json={"mm": millimetres}, headers={"x-garden": "ours"})
     assert answer.json() == {"predictions": ["setosa", "versicolor", "virginica"], "garden": "ours"}
-    failed = httpx.post(f"{url}/v1/models/flowers:predict", json={"instances": []})
+    failed = httpx.post(f"{url}/v1/models/{name}:predict", json={"instances": []})
     assert (failed.status_code, "Flowers.preprocess failed: KeyError" in failed.json()["error"]) == (500, True)
     graph = httpx.post(f"{url}/graphs/garden", json={"mm": millimetres})
     assert graph.json() == {"flowers": {"predictions": ["setosa", "versicolor", "virginica"], "garden": None}}
     tensor = tritonclient.grpc.InferInput("mm", [3, 4], "FP64")
     tensor.set_data_from_numpy(np.array(millimetres))
-    assert triton.infer("flowers", [tensor]).as_numpy("kind").tolist() == [b"setosa", b"versicolor", b"virginica"]
+    assert triton.infer(name, [tensor]).as_numpy("kind").tolist() == [b"setosa", b"versicolor", b"virginica"]
+    assert triton.is_model_ready(name)
+    assert httpx.get(f"{url}/{name}/v2/models/{name}").json()["inputs"][0]["name"] == "input-0"
+
+
+def test_requests_survive_the_death_of_a_transformers_replica(application: Application) -> None:
+    millimetres = [[one * 10 for one in row] for row in IRIS_ROWS]
+    before = application.replicas("far-flowers-transformer")
+    assert before
+
+    def ask(number: int) -> int:
+        if number == 40:
+            os.kill(before[0].pid, signal.SIGKILL)
+        url = f"{application.url}/v1/models/far-flowers:predict"
+        return httpx.post(url, json={"mm": millimetres}, timeout=60).status_code
+
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        assert set(pool.map(ask, range(200))) == {200}
+
+
+def test_graphs_are_documented_and_measured(application: Application) -> None:
+    paths = httpx.get(f"{application.url}/openapi.json").json()["paths"]
+    form = paths["/graphs/voice-rag"]["post"]["requestBody"]["content"]
+    assert list(form) == ["multipart/form-data"]
+    assert "Sequence of hear: whisper" in paths["/graphs/voice-rag"]["post"]["description"]
+    body = paths["/graphs/joined"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert "instances" in body["properties"]
+    assert httpx.post(f"{application.url}/graphs/garden", json={"mm": [[1, 2, 3, 4]]}).status_code == 200
+    metrics = f"http://127.0.0.1:{application.instance().metrics_port}/metrics"
+
+    def counted() -> bool:
+        lines = [one for one in httpx.get(metrics).text.splitlines() if 'graph_name="garden"' in one]
+        names = {one.partition("{")[0] for one in lines if 'code="200"' in one}
+        steps = [one for one in lines if 'step_name="flowers"' in one]
+        return "ray_inference_graph_request_duration_seconds_count" in names and bool(steps)
+
+    application.until(counted)
