@@ -74,7 +74,7 @@ def bare() -> Any:
                 return StreamingResponse(self._child.options(stream=True).stream.remote(int(count)))
             return Response(await self._child.remote(body))
 
-    return Ingress.bind(Child.bind())
+    return Ingress.bind(Child.bind())  # type: ignore[attr-defined]  # a deployment, which Ray does not type
 
 
 def direct() -> Any:
@@ -128,7 +128,7 @@ def iris() -> Any:
             output = {"name": "output-0", "shape": [count], "datatype": "INT64", "data": found}
             return {"model_name": "iris", "outputs": [output]}
 
-    return Ingress.bind(Classifier.bind())
+    return Ingress.bind(Classifier.bind())  # type: ignore[attr-defined]  # a deployment, which Ray does not type
 
 
 @contextlib.contextmanager

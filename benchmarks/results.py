@@ -57,7 +57,7 @@ def read(folder: Path = FOLDER) -> dict[str, Result]:
 
 def _summary(outcome: Outcome) -> list[dict[str, Any]]:
     ours = outcome.scenario.sides[0].name
-    rows = []
+    rows: list[dict[str, Any]] = []
     for case, metric in cases_and_metrics(outcome.rounds):
         for side in outcome.scenario.sides:
             found = median(outcome.rounds, side.name, case, metric)

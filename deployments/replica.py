@@ -38,7 +38,7 @@ async def others_answer() -> bool:
     except Exception:  # whatever Ray Serve has: without an answer this replica begins at once, as the first one does
         log.warning("it is not known whether there are other replicas", exc_info=True)
         return False
-    return int(found.replica_states.get(ReplicaState.RUNNING, 0)) > 0
+    return bool(found.replica_states.get(ReplicaState.RUNNING, 0))
 
 
 class ModelReplica:

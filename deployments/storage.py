@@ -180,8 +180,8 @@ def _unpack(source: str, archive: Path, folder: Path) -> None:
         return
     with tarfile.open(archive, "r|*") as tar:
         for member in tar:
-            if member.isfile() and (opened := tar.extractfile(member)):
-                take(member.name, member.size, opened)
+            if member.isfile() and (file := tar.extractfile(member)):
+                take(member.name, member.size, file)
             elif not member.isdir():
                 raise SourceError(
                     f"{source}: {member.name} is a link or a device; archives hold files and folders only"

@@ -56,7 +56,7 @@ class BuildArgs(BaseModel):
 
 
 def build(args: BuildArgs) -> Application:
-    """The application of a catalog. Raises `CatalogError` where the catalog is not valid, or is several applications."""
+    """The application of a catalog. Raises `CatalogError` where it is not valid, or is several applications."""
     if args.structure is not None:
         return _bind(args.structure, {})
     given = args.catalog or environment.catalog_name()
@@ -137,7 +137,9 @@ def host_options(models: list[Model], catalog: Catalog) -> dict[str, Any]:
 def transformer_options(model: Model) -> dict[str, Any]:
     """Ray Serve's options of the deployment of the model's transformer, to which models answer as to the gateway."""
     around = model.transformer
-    assert around and around.resources and around.scaling, "asked of transformers with a deployment of their own"
+    assert around, "asked of models with a transformer"
+    assert around.resources, "asked of transformers with a deployment of their own"
+    assert around.scaling, "which comes with resources"
     config = {"models": {model.name: model.transformer_settings.model_dump(mode="json")}}
     return replica_options(around.resources, around.scaling, config, ANSWERED)
 

@@ -17,7 +17,7 @@ from deployments.settings import Frozen
 from serve_app import environment
 from serve_app.edge import Edge, declared_bytes
 from serve_app.gateway import OWN, answer_inline, head_of
-from serve_app.resolve import ModelEntry, Routes, Target, host_label
+from serve_app.resolve import Graphed, ModelEntry, Routes, Target, host_label
 from serve_app.rpc import OpenInferenceMethods
 from serve_app.uploads import Room, read_body
 
@@ -75,4 +75,5 @@ class DirectReplica(OpenInferenceMethods, ModelReplica):
         if whose := settings.hosts.get(host_label(host)):
             raise ModelNotFound.named(settings.model.name, [whose])
         found = self._routes.resolve(scope["path"], host, OWN)
+        assert not isinstance(found, Graphed), "no graph is known here"
         return found if isinstance(found, Target) else Target(settings.model, found.root_path, found.path)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from benchmarks import harness, results, summary
+from benchmarks import harness, results, scenarios, summary
 from benchmarks.processes import running
 from benchmarks.scenario import Figures, Scenario, Server, Side, Unavailable
 
@@ -68,7 +68,8 @@ def test_what_a_server_started_ends_with_it(tmp_path: Path) -> None:
     import psutil
 
     ready = tmp_path / "ready"
-    with running(["sh", "-c", f"sleep 60 & echo $! > {ready}.part; mv {ready}.part {ready}; wait"], ready.exists, tmp_path / "log"):  # fmt: skip
+    script = f"sleep 60 & echo $! > {ready}.part; mv {ready}.part {ready}; wait"
+    with running(["sh", "-c", script], ready.exists, tmp_path / "log"):
         child = psutil.Process(int(ready.read_text()))
         assert child.is_running()
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
@@ -76,7 +77,7 @@ def test_what_a_server_started_ends_with_it(tmp_path: Path) -> None:
 
 def test_every_scenario_is_found_by_its_file_and_judges_what_it_measures() -> None:
     found = harness.find()
-    files = {file.stem for file in Path(harness.scenarios.__file__ or "").parent.glob("*.py")} - {"__init__"}
+    files = {file.stem for file in Path(scenarios.__file__ or "").parent.glob("*.py")} - {"__init__"}
     assert set(found) == files
     for scenario in found.values():
         names = {side.name for side in scenario.sides}
