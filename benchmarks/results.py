@@ -63,7 +63,7 @@ def _summary(outcome: Outcome) -> list[dict[str, Any]]:
             found = median(outcome.rounds, side.name, case, metric)
             if found is None:
                 continue
-            row = {"case": case, "metric": metric, "side": side.name, "median": found}
+            row: dict[str, Any] = {"case": case, "metric": metric, "side": side.name, "median": found}
             if side.name not in (ours, CEILING):
                 row["ratio"] = ratio(outcome.rounds, ours, side.name, case, metric)
             rows.append(row)

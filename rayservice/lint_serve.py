@@ -35,11 +35,12 @@ def complaints(spec: dict[str, Any]) -> Iterator[Complaint]:
         yield PLACE, f"is not YAML of a Serve config: {error}"
         return
     yield from _shape(config)
-    for application in config.get("applications") or []:
-        if isinstance(application, dict):
-            place = f"{PLACE} ({application.get('name', 'default')})"
-            for message in _application(application):
-                yield place, message
+    applications = [one for one in config.get("applications") or [] if isinstance(one, dict)]
+    apart = {str(one.get("name")) for one in applications}
+    for application in applications:
+        place = f"{PLACE} ({application.get('name', 'default')})"
+        for message in _application(application, apart):
+            yield place, message
     for message in _room(config, spec["rayClusterConfig"]):
         yield PLACE, message
 
@@ -94,13 +95,13 @@ def _unknown(given: dict[str, Any], shape: type[BaseModel], what: str) -> Iterat
         yield PLACE, f"{what}key {key!r} is unknown, and Ray Serve drops it; have: {', '.join(shape.model_fields)}"
 
 
-def _application(application: dict[str, Any]) -> Iterator[str]:
+def _application(application: dict[str, Any], apart: set[str]) -> Iterator[str]:
     path = str(application.get("import_path", ""))
     problem = _unimportable(path)
     if problem:
         yield f"import_path {path!r} does not resolve: {problem}"
     elif path in OURS:
-        yield from _ours(application)
+        yield from _ours(application, apart)
 
 
 def _unimportable(path: str) -> str | None:
@@ -116,8 +117,8 @@ def _unimportable(path: str) -> str | None:
     return None
 
 
-def _ours(application: dict[str, Any]) -> Iterator[str]:
-    """The arguments of `serve_app:build` against the deployments' options."""
+def _ours(application: dict[str, Any], apart: set[str]) -> Iterator[str]:
+    """The arguments of `serve_app:build` against the deployments' options; `apart` are all applications there are."""
     from serve_app.application import BuildArgs, structure
     from serve_app.gateway import GatewaySettings
 
@@ -135,6 +136,8 @@ def _ours(application: dict[str, Any]) -> Iterator[str]:
         yield f"deployment {name!r} is not of this application; have: {', '.join([GATEWAY, *found])}"
     for name, identities in found.items():
         yield from _identities(name, identities, options.get(name) if args.structure is not None else None, found)
+    if GATEWAY not in found:
+        return
     if args.structure is not None and GATEWAY not in options:
         yield f"deployment {GATEWAY!r} has no options, and the arguments are a structure alone"
     try:
@@ -143,7 +146,7 @@ def _ours(application: dict[str, Any]) -> Iterator[str]:
         yield f"user_config of {GATEWAY}: {error.errors()[0]['loc']}: {error.errors()[0]['msg']}"
         return
     for model in settings.models:
-        if model.deployment not in found:
+        if model.deployment not in (apart if model.apart else found):
             yield f"model {model.name!r} is on deployment {model.deployment!r}, which there is not"
 
 

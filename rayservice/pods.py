@@ -13,6 +13,8 @@ from serve_app.catalog import Catalog
 from serve_app.cluster import Head, Placed, Pool
 
 HTTP_PORT, GRPC_PORT, METRICS_PORT, DASHBOARD_PORT = 8000, 9000, 8080, 8265
+HAPROXY_PATH = f"/usr/local/bin/{environment.HAPROXY}"
+"""Where the project's images have it; an image of one's own needs it there too."""
 USER = 1000
 IMAGES = {"nvidia": "cuda", "amd": "rocm", "intel-i915": "intel", "intel-xe": "intel", "cpu": "cpu"}
 """The Dockerfiles, by kind of GPU."""
@@ -94,7 +96,7 @@ def labels(catalog: Catalog, component: str) -> dict[str, str]:
 
 def _container(name: str, placed: Placed, image: str, catalog: Catalog, ports: dict[str, int]) -> dict[str, Any]:
     resources = {"cpu": str(placed.cpu), "memory": quantity(placed.memory)}
-    variables = environment.serving(haproxy=True)
+    variables = environment.serving(haproxy=True) | {"RAY_SERVE_HAPROXY_BINARY_PATH": HAPROXY_PATH}
     if catalog.cluster.auth_secret is None:
         variables["RAY_AUTH_MODE"] = "disabled"  # by default Ray asks for a token that nobody has
     made: dict[str, Any] = {

@@ -165,7 +165,8 @@ class Cluster:
         """The container's, and what keeps machines on one machine apart."""
         block = machine.free_block(environment.PORTS)
         ours = environment.for_ray(self._mark(name), self._token, str(self._folder(name)), block)
-        ours |= {one["name"]: one["value"] for one in container(group)["env"]}
+        image = {one["name"]: one["value"] for one in container(group)["env"]}
+        ours |= {name: value for name, value in image.items() if name != "RAY_SERVE_HAPROXY_BINARY_PATH"}
         ours["RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S"] = "1"  # Ray's 30 are for balancers that poll
         if name != "head":
             ours["RAY_SERVE_WORKER_PROXY_HTTP_PORT"] = str(self.ports[name])

@@ -53,8 +53,10 @@ ENDS = [("", ""), ("inline-", ""), ("", "-at-times")]
 
 @pytest.fixture(scope="module")
 def apart(catalog: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Application]:
-    with running(tmp_path_factory.mktemp("apart") / "catalog.yaml", catalog) as application:
-        yield application
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "1")  # Ray's 30 are for balancers that poll
+        with running(tmp_path_factory.mktemp("apart") / "catalog.yaml", catalog) as application:
+            yield application
 
 
 def prediction(url: str, host: str = "x") -> httpx.Response:

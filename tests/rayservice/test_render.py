@@ -39,9 +39,10 @@ def check(of: Catalog) -> None:
                 kubernetes_validate.validate(pods | {"template": group["template"]}, "1.37", strict=True)
 
 
+@pytest.mark.parametrize("layout", ["single", "per-model"])
 @pytest.mark.parametrize("name", catalogs.shipped())
-def test_every_shipped_catalog_renders_valid_manifests(name: str) -> None:
-    check(catalogs.load(name))
+def test_every_shipped_catalog_renders_valid_manifests(name: str, layout: str) -> None:
+    check(catalogs.load(name).model_copy(update={"layout": layout}))
 
 
 EVERYTHING: dict[str, Any] = {
