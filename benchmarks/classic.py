@@ -100,5 +100,3 @@ def mlserver(folder: Path) -> Iterator[Server]:
     ready = answers(f"http://127.0.0.1:{server.http}/v2/models/iris/ready")
     with running(command, ready, folder / "mlserver.log"):
         yield server
-
-

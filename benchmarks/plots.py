@@ -7,10 +7,10 @@ import matplotlib as mpl
 
 mpl.use("Agg")
 
-from matplotlib import pyplot as plt  # noqa: E402  # after the choice of what draws
+from matplotlib import pyplot as plt  # after the choice of what draws
 
-from benchmarks.results import Result  # noqa: E402
-from benchmarks.scenario import CEILING  # noqa: E402
+from benchmarks.results import Result
+from benchmarks.scenario import CEILING
 
 LOOK = {"svg.hashsalt": "serve_app", "svg.fonttype": "none", "font.size": 9, "axes.spines.top": False} | {
     "axes.spines.right": False

@@ -64,10 +64,8 @@ def end(process: "subprocess.Popen[bytes]") -> None:
     """End the process and its group. A further Ctrl-C does not interrupt this."""
     with _undisturbed():
         _signal(process, signal.SIGTERM)
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            pass
         _signal(process, signal.SIGKILL)
         process.wait()
 

@@ -80,7 +80,9 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
 
 def _rounded(one: Round) -> Round:
     return {
-        side: {case: {metric: float(f"{value:.6g}") for metric, value in found.items()} for case, found in cases.items()}
+        side: {
+            case: {metric: float(f"{value:.6g}") for metric, value in found.items()} for case, found in cases.items()
+        }
         for side, cases in one.items()
     }
 

@@ -66,7 +66,8 @@ def targets(result: Result) -> str:
     if not result["targets"]:
         return ""
     rows = [["Asked", "Found", "Met"]]
-    rows += [[wording(one), _found(one), {True: "yes", False: "**no**", None: "not measured"}[one["met"]]] for one in result["targets"]]  # fmt: skip
+    words = {True: "yes", False: "**no**", None: "not measured"}
+    rows += [[wording(one), _found(one), words[one["met"]]] for one in result["targets"]]
     return table(rows)
 
 
@@ -114,8 +115,8 @@ def report(result: Result) -> str:
     parts += [f"Not measured: {side}: {why}." for side, why in result["unavailable"].items()]
     parts.append(
         f"{len(result['rounds'])} rounds in {result['took_s']} s, {result['when']}, commit {result['commit']}, "
-        f"{machine['cores']} × {machine['processor']}, {machine['memory_gib']} GiB, load before {machine['load_before']}; "
-        f"client {result['client']}; Python {versions['python']}, Ray {versions.get('ray', '?')}."
+        f"{machine['cores']} × {machine['processor']}, {machine['memory_gib']} GiB, "
+        f"load before {machine['load_before']}; client {result['client']}; Python {versions['python']}, Ray {versions.get('ray', '?')}."
     )
     return "\n\n".join(part for part in parts if part) + "\n"
 

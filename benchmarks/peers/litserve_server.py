@@ -25,4 +25,6 @@ class Iris(litserve.LitAPI):  # type: ignore[misc]  # the peer is not installed 
 if __name__ == "__main__":
     api = Iris(api_path="/v1/models/iris:predict")
     server = litserve.LitServer(api, accelerator="cpu", workers_per_device=1)
-    server.run(host="127.0.0.1", port=int(sys.argv[1]), num_api_servers=1, generate_client_file=False, log_level="warning")
+    server.run(
+        host="127.0.0.1", port=int(sys.argv[1]), num_api_servers=1, generate_client_file=False, log_level="warning"
+    )

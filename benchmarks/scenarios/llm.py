@@ -1,4 +1,4 @@
-"""Streams of a language model beside vLLM's own server on the same checkpoint, through the gateway and reached directly."""
+"""Streams of a language model through the gateway and reached directly, beside vLLM's own server."""
 
 import os
 import sys
@@ -56,14 +56,16 @@ def start(layout: str, folder: Path) -> Iterator[Server]:
 
 @contextmanager
 def vllm(folder: Path, *options: str) -> Iterator[Server]:
-    """vLLM's own server with the same arguments."""
+    """VLLM's own server with the same arguments."""
     server = Server(folder, machine.free_port())
     given = [f"--{name.replace('_', '-')}={value}" for name, value in ARGUMENTS.items()]
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder / "llama")]
     command += ["--served-model-name", "llm", "--host", "127.0.0.1", "--port", str(server.http), "--enforce-eager"]
     ready = answers(f"http://127.0.0.1:{server.http}/health")
     variables = os.environ | {"VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-    with running([*command, *given, *options], lambda: listens(server.http) and ready(), folder / "vllm.log", variables):
+    with running(
+        [*command, *given, *options], lambda: listens(server.http) and ready(), folder / "vllm.log", variables
+    ):
         yield server
 
 
@@ -98,9 +100,9 @@ def measure(path: str, server: Server) -> Figures:
 SCENARIO = Scenario(
     name="llm",
     about=(
-        f"Completions of {TOKENS} tokens as streams by a tiny Llama on vLLM, where nearly all of the time is the servers' own: "
-        "through the gateway, at its replica directly (`layout: per-model`), and by vLLM's own server, as it comes and told "
-        "to keep its worker in its engine's process, as ours does."
+        f"Completions of {TOKENS} tokens as streams by a tiny Llama on vLLM, where nearly all of the time is the "
+        "servers' own: through the gateway, at its replica directly (`layout: per-model`), and by vLLM's own server, as it comes and "
+        "told to keep its worker in its engine's process, as ours does."
     ),
     sides=(
         Side(OURS, partial(start, "single"), partial(measure, "/llm/v1/completions")),

@@ -68,7 +68,8 @@ def test_what_a_server_started_ends_with_it(tmp_path: Path) -> None:
     import psutil
 
     ready = tmp_path / "ready"
-    with running(["sh", "-c", f"sleep 60 & echo $! > {ready}.part; mv {ready}.part {ready}; wait"], ready.exists, tmp_path / "log"):  # fmt: skip
+    script = f"sleep 60 & echo $! > {ready}.part; mv {ready}.part {ready}; wait"
+    with running(["sh", "-c", script], ready.exists, tmp_path / "log"):
         child = psutil.Process(int(ready.read_text()))
         assert child.is_running()
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
