@@ -71,6 +71,14 @@ def _measure(side: Side, folder: Path, into: Round, unavailable: dict[str, str],
     try:
         with side.start(folder) as server:
             into[side.name] = side.measure(server)
-    except (Unavailable, RuntimeError, OSError, AssertionError, subprocess.SubprocessError) as error:
+    except (
+        Unavailable,
+        RuntimeError,
+        ValueError,
+        OSError,
+        EOFError,
+        AssertionError,
+        subprocess.SubprocessError,
+    ) as error:
         unavailable[side.name] = str(error) or type(error).__name__
         console.print(f"  not measured: {side.name}: {unavailable[side.name]}", style="red", markup=False)

@@ -224,6 +224,14 @@ async def post(port: int, request: Request) -> bytes:
         if not head.startswith(b"http/1.1 200"):
             raise RuntimeError(f"the answer is {head!r} {await reader.read(500)!r}")
         length = head.partition(b"\r\ncontent-length:")[2].split(b"\r\n")[0]
-        return await reader.readexactly(int(length))
+        return await (reader.readexactly(int(length)) if length else _chunked(reader))
     finally:
         writer.close()
+
+
+async def _chunked(reader: asyncio.StreamReader) -> bytes:
+    """A body that comes in chunks."""
+    pieces: list[bytes] = []
+    while size := int(await reader.readline(), 16):
+        pieces.append((await reader.readexactly(size + 2))[:-2])
+    return b"".join(pieces)

@@ -65,9 +65,9 @@ def targets(result: Result) -> str:
     """What is asked, what was found, and whether that is met; "" where nothing is asked."""
     if not result["targets"]:
         return ""
-    met = {True: "yes", False: "**no**", None: "not measured"}
     rows = [["Asked", "Found", "Met"]]
-    rows += [[wording(one), _found(one), met[one["met"]]] for one in result["targets"]]
+    words = {True: "yes", False: "**no**", None: "not measured"}
+    rows += [[wording(one), _found(one), words[one["met"]]] for one in result["targets"]]
     return table(rows)
 
 
@@ -115,9 +115,8 @@ def report(result: Result) -> str:
     parts += [f"Not measured: {side}: {why}." for side, why in result["unavailable"].items()]
     parts.append(
         f"{len(result['rounds'])} rounds in {result['took_s']} s, {result['when']}, commit {result['commit']}, "
-        f"{machine['cores']} × {machine['processor']}, {machine['memory_gib']} GiB, load "
-        f"before {machine['load_before']}; client {result['client']}; "
-        f"Python {versions['python']}, Ray {versions.get('ray', '?')}."
+        f"{machine['cores']} × {machine['processor']}, {machine['memory_gib']} GiB, "
+        f"load before {machine['load_before']}; client {result['client']}; Python {versions['python']}, Ray {versions.get('ray', '?')}."
     )
     return "\n\n".join(part for part in parts if part) + "\n"
 

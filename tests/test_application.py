@@ -7,7 +7,7 @@ import pytest
 from serve_app import catalog as catalogs
 from serve_app.application import BuildArgs, build, options, serve_config, structure
 
-MODELS = [
+MODELS: list[dict[str, Any]] = [
     {"name": "a", "engine": "espeak", "source": "pypi://espeakng-loader", "resources": {"pool": "p"}},
     {"name": "b", "engine": "espeak", "source": "pypi://espeakng-loader", "inline": True},
     {"name": "c", "engine": "espeak", "source": "pypi://espeakng-loader", "load": "on-demand"},

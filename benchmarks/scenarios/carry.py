@@ -60,8 +60,8 @@ def streamed(server: Server) -> dict[str, float]:
 SCENARIO = Scenario(
     name="carry",
     about=(
-        "A model that gives back its body, in a replica of its own behind the gateway. Beside it, with the same flags "
-        "and HAProxy: a bare Ray Serve ingress that hands the body to a child (no resolve, no ASGI; bodies over 4 MB fail "
+        "A model that gives back its body, in a replica of its own behind the gateway. Beside it, with the same "
+        "flags and HAProxy: a bare Ray Serve ingress that hands the body to a child (no resolve, no ASGI; bodies over 4 MB fail "
         "there), and the same ASGI app as one replica without a hop. Streams are of 64-byte chunks, 5 ms apart."
     ),
     sides=(

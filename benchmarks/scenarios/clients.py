@@ -33,8 +33,8 @@ start_two: Callable[[Path], AbstractContextManager[Server]] = partial(served, ca
 SCENARIO = Scenario(
     name="clients",
     about=(
-        "V1 requests to an iris classifier inside the gateway from 1 to 256 clients, with one gateway replica and with two: "
-        "the client and HAProxy share the two cores with the replicas."
+        "V1 requests to an iris classifier inside the gateway from 1 to 256 clients, with one gateway replica and "
+        "with two. The client and HAProxy share the two cores with the replicas."
     ),
     sides=(Side(OURS, served, measure), Side(TWO, start_two, measure), ceiling(measure, answer_bytes=120)),
     prepare=prepare_two,

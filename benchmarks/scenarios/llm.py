@@ -1,4 +1,4 @@
-"""Streams of a language model beside vLLM's own server on the same checkpoint, by the gateway and directly."""
+"""Streams of a language model through the gateway and reached directly, beside vLLM's own server."""
 
 import os
 import sys
@@ -100,8 +100,8 @@ def measure(path: str, server: Server) -> Figures:
 SCENARIO = Scenario(
     name="llm",
     about=(
-        f"Completions of {TOKENS} tokens as streams by a tiny Llama on vLLM, where most of the time is the servers' own: "
-        "through the gateway, at its replica directly (`layout: per-model`), and by vLLM's own server, as it comes and "
+        f"Completions of {TOKENS} tokens as streams by a tiny Llama on vLLM, where nearly all of the time is the "
+        "servers' own: through the gateway, at its replica directly (`layout: per-model`), and by vLLM's own server, as it comes and "
         "told to keep its worker in its engine's process, as ours does."
     ),
     sides=(

@@ -51,8 +51,8 @@ def measure(server: Server) -> Figures:
 SCENARIO = Scenario(
     name="models",
     about=(
-        "Catalogs of 1, 10 and 100 models in the gateway that give back their input (V1): time until all are ready, "
-        "memory of all processes together (shared pages once), and requests to the last model. "
+        "Catalogs of 1, 10 and 100 models inside the gateway that give back their input (V1): time until all are "
+        "ready, memory of all processes together (shared pages once), and requests to the last model. "
         "An exponent of 0 is no growth, 1 is proportional."
     ),
     sides=(Side(OURS, start, measure),),

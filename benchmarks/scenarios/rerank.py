@@ -27,7 +27,7 @@ models:
 
 
 def prepare(folder: Path) -> None:
-    """A cross-encoder with MiniLM's six layers under a random head: its cost is real, its scores mean nothing."""
+    """A cross-encoder of MiniLM's six layers under a random head: its cost is real, its scores mean nothing."""
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 

@@ -47,11 +47,8 @@ def measure(server: Server) -> Figures:
         with Memory(server, "gateway") as gateway:
             statuses = load.run(upload(server.http, body, count))
         taken = {"gateway before MB": gateway.before_mb, "gateway at most MB": gateway.peak_mb}
-        found[name] = {
-            **taken,
-            "answered 200": float(statuses.count(200)),
-            "refused": float(len(statuses) - statuses.count(200)),
-        }
+        answered = float(statuses.count(200))
+        found[name] = {**taken, "answered 200": answered, "refused": count - answered}
     return found
 
 

@@ -3,7 +3,6 @@
 import pytest
 
 from benchmarks import summary, tables
-from benchmarks.results import Result
 from benchmarks.scenario import Target
 from benchmarks.summary import Round, Spread
 
@@ -53,7 +52,7 @@ def test_growth_of_nothing_is_refused(places: list[float], heights: list[float])
         summary.exponent(places, heights)
 
 
-def result_of(rounds: list[Round], targets: list[dict[str, object]]) -> Result:
+def result_of(rounds: list[Round], targets: list[dict[str, object]]) -> tables.Result:
     found = summary.ratio(rounds, "us", "peer", "a", "requests/s")
     rows = [
         {"case": "a", "metric": "requests/s", "side": side, "median": summary.median(rounds, side, "a", "requests/s")}
@@ -66,14 +65,14 @@ def result_of(rounds: list[Round], targets: list[dict[str, object]]) -> Result:
 def test_the_table_shows_the_peers_median_and_our_multiple_of_it() -> None:
     lines = tables.figures(result_of(rounds_of((1500, 1000)), [])).splitlines()
     assert lines[0] == "|  | us | peer |"
-    assert lines[2] == "| a: requests/s | 1,500 | 1,000 (×1.50, 1.50–1.50) |"  # noqa: RUF001
+    assert lines[2] == "| a: requests/s | 1,500 | 1,000 (×1.50, 1.50–1.50) |"
 
 
 def test_a_target_that_is_missed_says_no() -> None:
     target = {"case": "a", "metric": "requests/s", "peer": "peer", "least": 2.0, "most": None, "kind": "ratio"}
     missed = {**target, "of": "serve_app", "found": (1.5, 1.4, 1.6), "met": False}
     assert tables.targets(result_of([], [missed]) | {}).splitlines()[2] == (
-        "| a: requests/s ≥ 2 × peer's | 1.50 (1.40–1.60) | **no** |"  # noqa: RUF001
+        "| a: requests/s ≥ 2 × peer's | 1.50 (1.40–1.60) | **no** |"
     )
 
 
@@ -82,7 +81,7 @@ def test_what_is_worse_is_named_worst_first() -> None:
     result = result_of(rounds, [])
     result["summary"].append({"case": "b", "metric": "p50 ms", "side": "peer", "ratio": (4.0, 4.0, 4.0)})
     result["summary"].append({"case": "c", "metric": "p50 ms", "side": "peer", "ratio": (0.5, 0.5, 0.5)})
-    assert tables.losses(result) == ["b, p50 ms: 4.00 × peer's", "a, requests/s: 0.50 × peer's"]  # noqa: RUF001
+    assert tables.losses(result) == ["b, p50 ms: 4.00 × peer's", "a, requests/s: 0.50 × peer's"]
 
 
 def test_a_result_replaces_what_the_page_had_between_its_marks() -> None:
