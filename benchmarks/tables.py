@@ -116,7 +116,8 @@ def report(result: Result) -> str:
     parts.append(
         f"{len(result['rounds'])} rounds in {result['took_s']} s, {result['when']}, commit {result['commit']}, "
         f"{machine['cores']} × {machine['processor']}, {machine['memory_gib']} GiB, "
-        f"load before {machine['load_before']}; client {result['client']}; Python {versions['python']}, Ray {versions.get('ray', '?')}."
+        f"load before {machine['load_before']}; client {result['client']}; Python {versions['python']}, "
+        f"Ray {versions.get('ray', '?')}."
     )
     return "\n\n".join(part for part in parts if part) + "\n"
 
