@@ -1,7 +1,7 @@
 """HAProxy as Ray Serve starts it, with what Ray's configuration of it lacks and has no setting for.
 
 `RAY_SERVE_HAPROXY_BINARY_PATH` names this command (`serve-app-haproxy`); it amends the configuration that Ray has just
-written, and becomes HAProxy. Knows nothing of models. See docs/adr/0015-per-model.md.
+written, and becomes HAProxy. Knows nothing of models. See docs/adr/0016-haproxy-by-a-command-of-our-own.md.
 """
 
 import os
