@@ -83,7 +83,9 @@ class Model(Frozen):
 
     name: Name
     engine: str
-    source: str = Field(description="pypi://<package>, file:///path, hf://<org>/<model>[@revision], s3://, gs://, https://, pvc://<claim>/<path>")
+    source: str = Field(
+        description="pypi://<package>, file:///path, hf://<org>/<model>[@revision], s3://, gs://, https://, pvc://<claim>/<path>"
+    )
     aliases: tuple[str, ...] = ()
     route: Route = Field("", validate_default=False, description="path prefix; by default /<name>")
     predictor: Name = Field("", validate_default=False, description="Host alias; by default <name>-predictor")

@@ -186,11 +186,6 @@ def _source(
         claim, _, path = uri.removeprefix("pvc://").partition("/")
         one.claims.add(claim)
         uri, where = f"file://{sources.CLAIMS}/{claim}/{path}".rstrip("/"), f"{where}, {uri}"
-    elif uri.partition("://")[0] not in sources.SCHEMES:
-        have = ", ".join(f"{scheme}://" for scheme in sources.SCHEMES)
-        report.append(
-            f"{where}: this version cannot fetch {uri}; copy it to a volume, and name it file:// (have: {have})"
-        )
     one.entry["source"] = Said(uri, where)
 
 

@@ -7,7 +7,7 @@ import pytest
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
-from deployments import engines, sources
+from deployments import engines
 from rayservice.cli import app
 from rayservice.documents import Document, DocumentError, read
 from rayservice.kserve import convert
@@ -312,14 +312,25 @@ def test_replicas_and_annotations_become_scaling(
         ("pvc://cache", "file:///mnt/claims/cache"),
         ("pvc://cache/a/b", "file:///mnt/claims/cache/a/b"),
         ("s3://bucket/a", "s3://bucket/a"),
-        ("oci://images/a:1", "oci://images/a:1"),
+        ("gs://bucket/a", "gs://bucket/a"),
+        ("https://example.com/a.tar.gz", "https://example.com/a.tar.gz"),
     ],
 )
-def test_storage_uris_become_sources_and_those_out_of_reach_are_said(uri: str, source: str) -> None:
+def test_storage_uris_become_sources(uri: str, source: str) -> None:
     model, report = only(sklearn(storageUri=uri))
     assert model.source == source
-    there = source.partition("://")[0] in sources.SCHEMES
-    assert any("cannot fetch" in line for line in report) is not there
+    assert not any("no kind known" in line or "left out" in line for line in report)
+
+
+@pytest.mark.parametrize(
+    ("uri", "says"), [("oci://images/a:1", "copy the image's /models folder"), ("hdfs://a/b", "sources begin with")]
+)
+def test_a_model_whose_storage_is_out_of_reach_is_left_out_with_the_reason(uri: str, says: str) -> None:
+    one = sklearn()
+    far = one | {"model": one["model"] | {"storageUri": uri}}
+    found, report = imported(service(one, "near"), service(far, "far"))
+    assert [model.name for model in found.models] == ["near"]
+    assert any(says in line and "InferenceService far" in line and "is left out" in line for line in report)
 
 
 def test_storage_by_key_is_a_bucket_and_its_secret_is_asked_for() -> None:
