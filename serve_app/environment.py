@@ -72,8 +72,6 @@ def serving(haproxy: bool) -> dict[str, str]:
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.3",  # Ray's 0.1 costs 6 % of a core at rest
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve_app.front:middlewares",
-        # The pipeline before it, with the same names: in this one Ray's agent takes a histogram's values one by one.
-        "RAY_enable_open_telemetry": "0",
         **(HAPROXY_SERVES if haproxy else {}),
     }
 

@@ -15,24 +15,25 @@ from serve_app.model import GATEWAY
 _GRPC = re.compile(
     r"^frontend grpc_frontend\n(?:[ \t]+bind [^\n]*\n|[ \t]+#[^\n]*\n|\n)*[ \t]+mode http\n", re.MULTILINE
 )
-_DEFAULTS = re.compile(r"^defaults\n[ \t]+mode http\n", re.MULTILINE)
+_HTTP = re.compile(r"^frontend http_frontend\n[ \t]+bind [^\n]*\n", re.MULTILINE)
 _OPEN = re.compile(r"^([ \t]+bind )\*?:(\d+)$", re.MULTILINE)
-BUFFERED = "    option http-buffer-request\n"
+LENGTH = "req.hdr_val(content-length) -m int"
+BUFFERED = f"    http-request wait-for-body time 60s if {{ {LENGTH} gt 0 }} {{ {LENGTH} le 15000 }}\n"
 UNNAMED = f"    http-request set-header application {GATEWAY} if !{{ req.hdr(application) -m found }}\n"
 
 
 def amended(config: str, local: bool) -> str:
     """Ray's configuration, so that HAProxy loses fewer requests and knows where all of them go.
 
-    - A request is sent to a replica when all of it (or 16 KiB) is here: only then can HAProxy send it to another one
-      where the first dies (`retry-on empty-response`, `environment.serving`).
+    - A request with a body of up to 15,000 bytes is sent to a replica when all of it is here: only then can HAProxy send
+      it to another one where the first dies (`retry-on empty-response`, `environment.serving`).
     - A gRPC call that names no application is the gateway's. Ray sends it nowhere where there are several, and the
       clients of KServe and Triton name none.
     - With `local`, what HAProxy opens on every address besides (statistics, metrics) is on 127.0.0.1 alone.
     """
     if BUFFERED in config:
         return config
-    config = _DEFAULTS.sub(lambda found: found[0] + BUFFERED, config)
+    config = _HTTP.sub(lambda found: found[0] + BUFFERED, config)
     if f"-m str {GATEWAY}\n" in config:
         config = _GRPC.sub(lambda found: found[0] + UNNAMED, config)
     return _OPEN.sub(r"\g<1>127.0.0.1:\2", config) if local else config
