@@ -25,8 +25,8 @@ UNNAMED = f"    http-request set-header application {GATEWAY} if !{{ req.hdr(app
 def amended(config: str, local: bool) -> str:
     """Ray's configuration, so that HAProxy loses fewer requests and knows where all of them go.
 
-    - A request with a body of up to 15,000 bytes is sent to a replica when all of it is here: only then can HAProxy send
-      it to another one where the first dies (`retry-on empty-response`, `environment.serving`).
+    - A request with a body of up to 15,000 bytes is sent to a replica when all of it is here: only then can HAProxy
+      send it to another one where the first dies (`retry-on empty-response`, `environment.serving`).
     - A gRPC call that names no application is the gateway's. Ray sends it nowhere where there are several, and the
       clients of KServe and Triton name none.
     - With `local`, what HAProxy opens on every address besides (statistics, metrics) is on 127.0.0.1 alone.

@@ -92,7 +92,7 @@ def _checked(url: str, prefix: str, models: list[str], examples: int) -> int:
     document = httpx.get(f"{url}{prefix}/openapi.json", timeout=30).json()
     schema = schemathesis.openapi.from_dict(document, config=config)
     sent = 0
-    # Explaining is a 501 and a Switch in a Switch without a match a 500, as in KServe; see tests/graphs/test_contract.py.
+    # Explaining is a 501, and a nested Switch without a match a 500, as in KServe; see tests/graphs/test_contract.py.
     for found in schema.exclude(path_regex="explain$|^/graphs/").get_all_operations():
         assert isinstance(found, Ok)
         operation = found.ok()
