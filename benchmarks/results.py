@@ -57,13 +57,13 @@ def read(folder: Path = FOLDER) -> dict[str, Result]:
 
 def _summary(outcome: Outcome) -> list[dict[str, Any]]:
     ours = outcome.scenario.sides[0].name
-    rows = []
+    rows: list[dict[str, Any]] = []
     for case, metric in cases_and_metrics(outcome.rounds):
         for side in outcome.scenario.sides:
             found = median(outcome.rounds, side.name, case, metric)
             if found is None:
                 continue
-            row = {"case": case, "metric": metric, "side": side.name, "median": found}
+            row: dict[str, Any] = {"case": case, "metric": metric, "side": side.name, "median": found}
             if side.name not in (ours, CEILING):
                 row["ratio"] = ratio(outcome.rounds, ours, side.name, case, metric)
             rows.append(row)

@@ -113,11 +113,10 @@ def report(result: Result) -> str:
     worse = losses(result)
     parts.append("Ours is the worse one in: " + "; ".join(worse) + "." if worse else "")
     parts += [f"Not measured: {side}: {why}." for side, why in result["unavailable"].items()]
-    parts.append(
-        f"{len(result['rounds'])} rounds in {result['took_s']} s, {result['when']}, commit {result['commit']}, "
-        f"{machine['cores']} × {machine['processor']}, {machine['memory_gib']} GiB, "
-        f"load before {machine['load_before']}; client {result['client']}; Python {versions['python']}, Ray {versions.get('ray', '?')}."
-    )
+    where = f"{machine['cores']} × {machine['processor']}, {machine['memory_gib']} GiB"
+    when = f"{len(result['rounds'])} rounds in {result['took_s']} s, {result['when']}, commit {result['commit']}"
+    what = f"client {result['client']}; Python {versions['python']}, Ray {versions.get('ray', '?')}"
+    parts.append(f"{when}, {where}, load before {machine['load_before']}; {what}.")
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from benchmarks import harness, results, summary
+from benchmarks import harness, results, scenarios, summary
 from benchmarks.processes import running
 from benchmarks.scenario import Figures, Scenario, Server, Side, Unavailable
 
@@ -77,7 +77,7 @@ def test_what_a_server_started_ends_with_it(tmp_path: Path) -> None:
 
 def test_every_scenario_is_found_by_its_file_and_judges_what_it_measures() -> None:
     found = harness.find()
-    files = {file.stem for file in Path(harness.scenarios.__file__ or "").parent.glob("*.py")} - {"__init__"}
+    files = {file.stem for file in Path(scenarios.__file__ or "").parent.glob("*.py")} - {"__init__"}
     assert set(found) == files
     for scenario in found.values():
         names = {side.name for side in scenario.sides}

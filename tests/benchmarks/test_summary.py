@@ -3,6 +3,7 @@
 import pytest
 
 from benchmarks import summary, tables
+from benchmarks.results import Result
 from benchmarks.scenario import Target
 from benchmarks.summary import Round, Spread
 
@@ -52,7 +53,7 @@ def test_growth_of_nothing_is_refused(places: list[float], heights: list[float])
         summary.exponent(places, heights)
 
 
-def result_of(rounds: list[Round], targets: list[dict[str, object]]) -> tables.Result:
+def result_of(rounds: list[Round], targets: list[dict[str, object]]) -> Result:
     found = summary.ratio(rounds, "us", "peer", "a", "requests/s")
     rows = [
         {"case": "a", "metric": "requests/s", "side": side, "median": summary.median(rounds, side, "a", "requests/s")}
