@@ -7,7 +7,7 @@ from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression
 
 
-@bentoml.service(workers=1, logging={"access": {"enabled": False}})  # type: ignore[untyped-decorator]
+@bentoml.service(workers=1, logging={"access": {"enabled": False}})
 class Iris:
     def __init__(self) -> None:
         self._estimator = LogisticRegression(max_iter=500).fit(*load_iris(return_X_y=True))

@@ -52,7 +52,7 @@ class Connection(asyncio.Protocol):
         self._transport.write(b"0\r\n\r\n")
 
 
-class Echo(grpc.GenericRpcHandler):
+class Echo(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc ships no types
     def service(self, _details: object) -> grpc.RpcMethodHandler:
         async def answer(request: bytes, _context: object) -> bytes:
             return request
