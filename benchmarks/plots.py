@@ -12,7 +12,7 @@ from matplotlib import pyplot as plt  # after the choice of what draws
 from benchmarks.results import Result
 from benchmarks.scenario import CEILING
 
-LOOK = {"svg.hashsalt": "serve_app", "svg.fonttype": "none", "font.size": 9, "axes.spines.top": False} | {
+LOOK: Any = {"svg.hashsalt": "serve_app", "svg.fonttype": "none", "font.size": 9, "axes.spines.top": False} | {
     "axes.spines.right": False
 }
 

@@ -13,7 +13,7 @@ import tempfile
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from benchmarks.processes import running
 from benchmarks.scenario import Server
@@ -170,7 +170,7 @@ def main(name: str, port: int, ready: Path) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     ray.init(num_cpus=machine.cpus(), include_dashboard=False, log_to_driver=False)
     serve.start(http_options={"host": "127.0.0.1", "port": port})
-    serve.run({"bare": bare, "direct": direct, "iris": iris}[name]())
+    serve.run({"bare": bare, "iris": iris}[name]())
     ready.touch()
     signal.pause()
 

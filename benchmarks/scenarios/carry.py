@@ -8,7 +8,7 @@ from benchmarks.ceiling import ceiling
 from benchmarks.scenario import OURS, Figures, Scenario, Server, Side, Target
 from benchmarks.serving import served
 
-BARE, DIRECT = "bare Ray Serve", "one replica directly"
+BARE, DIRECT = "bare Ray Serve", "serve_app, replica directly"
 SIZES = {"1 KB": 1 << 10, "1 MB": 1 << 20, "30 MB": 30 << 20}
 CHUNKS = 200
 STREAM = f"stream of {CHUNKS} chunks, 32 clients"
@@ -23,16 +23,18 @@ class Model:
 """
 CATALOG = """
 name: bench
+layout: {layout}
 models:
   - {{name: echo, engine: python, source: "file://{folder}/echo", scaling: {{target: 256}}}}
 """
 
 
 def prepare(folder: Path) -> None:
-    """The model that is an ASGI app, the very one that the direct side serves."""
+    """The model that is an ASGI app, behind the gateway and at an address of its own."""
     (folder / "echo").mkdir()
     (folder / "echo" / "model.py").write_text(MODEL)
-    (folder / "catalog.yaml").write_text(CATALOG.format(folder=folder))
+    for name, layout in (("catalog", "single"), ("direct", "per-model")):
+        (folder / f"{name}.yaml").write_text(CATALOG.format(folder=folder, layout=layout))
 
 
 def measure(sizes: tuple[str, ...], server: Server) -> Figures:
@@ -60,14 +62,15 @@ def streamed(server: Server) -> dict[str, float]:
 SCENARIO = Scenario(
     name="carry",
     about=(
-        "A model that gives back its body, in a replica of its own behind the gateway. Beside it, with the same "
-        "flags and HAProxy: a bare Ray Serve ingress that hands the body to a child (no resolve, no ASGI; bodies over 4 MB fail "
-        "there), and the same ASGI app as one replica without a hop. Streams are of 64-byte chunks, 5 ms apart."
+        "A model that gives back its body, in a replica of its own behind the gateway. Beside it: a bare Ray Serve "
+        "ingress that hands the body to a child, with the same flags and HAProxy (no resolve, no ASGI; bodies over "
+        "4 MB fail there), and the same replica reached directly (`layout: per-model`). Streams are of 64-byte chunks, "
+        "5 ms apart."
     ),
     sides=(
         Side(OURS, served, partial(measure, tuple(SIZES))),
         Side(BARE, ray_apps.tuned("bare"), partial(measure, ("1 KB", "1 MB"))),
-        Side(DIRECT, ray_apps.tuned("direct"), partial(measure, tuple(SIZES))),
+        Side(DIRECT, partial(served, catalog="direct.yaml"), partial(measure, tuple(SIZES))),
         ceiling(partial(measure, tuple(SIZES)), answer_bytes=1024),
     ),
     targets=(

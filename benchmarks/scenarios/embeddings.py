@@ -116,8 +116,8 @@ SCENARIO = Scenario(
     name="embeddings",
     about=(
         "all-MiniLM-L6-v2 in float32 on the CPU: short texts (4 to 8 words), long (150), and mixed (4 to 150), in "
-        "requests of 8 and one by one, beside Infinity on the same weights, and beside the library's `encode(batch_size=32)` of "
-        "all texts in one call in a process of its own."
+        "requests of 8 and one by one, beside Infinity on the same weights, and beside the library's "
+        "`encode(batch_size=32)` of all texts in one call in a process of its own."
     ),
     sides=(
         Side(OURS, served, partial(measure, "/embeddings/v1/embeddings")),

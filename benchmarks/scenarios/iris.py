@@ -21,7 +21,8 @@ SCENARIO = Scenario(
     name="iris",
     about=(
         "A scikit-learn classifier, two rows a request, V1 and V2 in JSON. Ours is inside the gateway "
-        "(`inline: true`). Plain Ray Serve is a FastAPI ingress and a child with the classifier, all settings as Ray has them."
+        "(`inline: true`). Plain Ray Serve is a FastAPI ingress and a child with the classifier, all settings as "
+        "Ray has them."
     ),
     sides=(
         Side(OURS, served, partial(ask, BOTH)),

@@ -101,8 +101,8 @@ SCENARIO = Scenario(
     name="llm",
     about=(
         f"Completions of {TOKENS} tokens as streams by a tiny Llama on vLLM, where nearly all of the time is the "
-        "servers' own: through the gateway, at its replica directly (`layout: per-model`), and by vLLM's own server, as it comes and "
-        "told to keep its worker in its engine's process, as ours does."
+        "servers' own: through the gateway, at its replica directly (`layout: per-model`), and by vLLM's own server, "
+        "as it comes and told to keep its worker in its engine's process, as ours does."
     ),
     sides=(
         Side(OURS, partial(start, "single"), partial(measure, "/llm/v1/completions")),

@@ -86,8 +86,8 @@ SCENARIO = Scenario(
     name="transcription",
     about=(
         "A file of ten minutes, and 16 clips of ten seconds at once, to a tiny Whisper of random weights: the smaller "
-        "the model's share, the more of what the application adds is seen. Beside it faster-whisper's own batched pipeline "
-        "in a process of its own, which takes the clips one after the other."
+        "the model's share, the more of what the application adds is seen. Beside it faster-whisper's own batched "
+        "pipeline in a process of its own, which takes the clips one after the other."
     ),
     sides=(
         Side(OURS, served, measure),
