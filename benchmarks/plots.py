@@ -23,7 +23,7 @@ def draw(result: Result, file: Path) -> None:
     metrics = list(dict.fromkeys(row["metric"] for row in rows if not row["metric"].startswith("p99")))
     if not metrics:
         return
-    with mpl.rc_context(LOOK):  # type: ignore[arg-type]  # its keys are matplotlib's
+    with mpl.rc_context(LOOK):
         cases = len({row["case"] for row in rows})
         width = 3.2 if result["axis"] else 2.2 + 0.45 * cases
         figure, axes = plt.subplots(1, len(metrics), figsize=(width * len(metrics) + 1, 3.6), squeeze=False)
