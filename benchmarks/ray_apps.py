@@ -13,7 +13,7 @@ import tempfile
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from benchmarks.processes import running
 from benchmarks.scenario import Server
@@ -74,19 +74,8 @@ def bare() -> Any:
                 return StreamingResponse(self._child.options(stream=True).stream.remote(int(count)))
             return Response(await self._child.remote(body))
 
-    return Ingress.bind(Child.bind())  # type: ignore[attr-defined]  # a deployment, which Ray does not type
-
-
-def direct() -> Any:
-    """The echo as one replica's own ASGI app: no hop."""
-    from ray import serve
-
-    class Direct:
-        pass
-
-    ingress = serve.ingress(echo)(Direct)
-    options = {"max_ongoing_requests": 1024, "logging_config": {"enable_access_log": False}}
-    return serve.deployment(ingress).options(**options).bind()
+    ingress, child = cast(Any, Ingress), cast(Any, Child)  # Ray's decorator is untyped
+    return ingress.bind(child.bind())
 
 
 def iris() -> Any:
@@ -128,7 +117,8 @@ def iris() -> Any:
             output = {"name": "output-0", "shape": [count], "datatype": "INT64", "data": found}
             return {"model_name": "iris", "outputs": [output]}
 
-    return Ingress.bind(Classifier.bind())  # type: ignore[attr-defined]  # a deployment, which Ray does not type
+    ingress, child = cast(Any, Ingress), cast(Any, Classifier)
+    return ingress.bind(child.bind())
 
 
 @contextlib.contextmanager
