@@ -15,6 +15,8 @@ from benchmarks.scenario import Unavailable
 
 START_TIMEOUT_S = 240.0
 STOP_TIMEOUT_S = 60.0
+CHECKOUT = Path(__file__).parents[1]
+"""What is left out of paths in what is kept: results are for other machines too."""
 POLL_S = 0.1
 
 
@@ -42,7 +44,7 @@ def _wait_until(ready: Callable[[], bool], process: "subprocess.Popen[bytes]", l
     give_up_s = time.monotonic() + START_TIMEOUT_S
     while not ready():
         if process.poll() is not None or time.monotonic() > give_up_s:
-            words = " ".join(log.read_text(errors="replace").split()[-80:])
+            words = " ".join(log.read_text(errors="replace").replace(f"{CHECKOUT}/", "").split()[-80:])
             state = "did not become ready" if process.poll() is None else "ended by itself"
             raise Unavailable(f"{Path(process.args[0]).name} {state}; it said: {words}")  # type: ignore[index, arg-type]
         time.sleep(POLL_S)
