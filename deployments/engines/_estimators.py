@@ -47,7 +47,7 @@ def declare_inputs(estimator: Any, asked: MatrixInput | None) -> Declared:
     count = int(getattr(estimator, "n_features_in_", -1))
     if asked:
         return Declared((_matrix(asked, count),), names, {INPUT: _made_up(asked, count)})
-    first = _first(estimator)
+    first = first_step(estimator)
     if count == -1 and _reads_texts(first):
         return Declared((TensorSpec(name=INPUT, datatype="BYTES", shape=(-1,)),), names, {INPUT: _row([b"a"])})
     columns = _columns(first, max(count, 1))
@@ -163,7 +163,7 @@ def _row(values: Sequence[Any]) -> Array:
     return np.array(values, np.object_ if isinstance(values[0], bytes) else None)
 
 
-def _first(estimator: Any) -> Any:
+def first_step(estimator: Any) -> Any:
     """The part of an estimator that reads the input."""
     for _ in range(10):
         steps = getattr(estimator, "steps", None) or getattr(estimator, "transformer_list", None) or []
@@ -185,7 +185,7 @@ def _reads_texts(step: Any) -> bool:
 def _columns(first: Any, count: int) -> list[_Column]:
     """The columns that the first step reads: texts and categories as its encoders know them, else numbers."""
     found = [_Column("FP64", 0.0)] * count
-    for reader, columns in _readers(first, count):
+    for reader, columns in readers(first, count):
         if columns and _reads_texts(reader):
             found[columns[0]] = _Column("BYTES", b"a")
         for at, categories in zip(columns, getattr(reader, "categories_", ()), strict=False):
@@ -197,7 +197,7 @@ def _columns(first: Any, count: int) -> list[_Column]:
     return found
 
 
-def _readers(first: Any, count: int) -> Iterator[tuple[Any, list[int]]]:
+def readers(first: Any, count: int) -> Iterator[tuple[Any, list[int]]]:
     """Encoders and vectorizers in the first step, each with the places of the columns that it reads."""
     whole = {"": list(range(count))}
     places: dict[str, list[int]] = getattr(first, "_transformer_to_input_indices", whole)  # there is no public one

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import Field
 
-from deployments.engines import LoadContext, _estimator_files, _estimators
+from deployments.engines import LoadContext, _blame, _estimator_files, _estimators
 from deployments.engines._estimators import MatrixInput
 from deployments.engines._loading import PICKLES, find_file, library, said
 from deployments.engines._rows import BATCH_ROWS, Rows, RowsEngine, Tensors, Wanted
@@ -103,17 +103,10 @@ class Engine(RowsEngine):
                 made[method] = getattr(self._model, method)(self._table(mine))  # which may write to what it gets
         except (ValueError, TypeError) as error:
             first = (str(error).splitlines() or [repr(error)])[0]
-            raise BadRequest(self._blame(tensors) or first, param="inputs") from error
+            said = _blame.blame(self._model, self.inputs, self.columns, tensors, first)
+            raise BadRequest(said, param="inputs") from error
         answers = {method: _estimators.as_tensor(one) for method, one in made.items()}
         return {name: _estimators.as_datatype(answers[self._methods[name]], self._datatypes[name]) for name in wanted}
-
-    def _blame(self, tensors: Tensors) -> str:
-        """What is wrong with the columns that a refused request gave, where it is their datatype."""
-        declared = {one.name: one.datatype for one in self.inputs}
-        for name, array in tensors.items():
-            if array.dtype.kind == "O" and declared.get(name, self.inputs[0].datatype) != "BYTES":
-                return f"column {name!r} is BYTES; the model takes numbers"
-        return ""
 
     def _table(self, tensors: Tensors) -> Any:
         """What the estimator was fitted on the like of: an array, or a DataFrame if its columns have names."""

@@ -86,7 +86,7 @@ class Engine(NetworkEngine):
 
     def _check_inputs(self, file: str) -> None:
         """Raise `LoadError` unless there is one for each argument, of a datatype that torch has."""
-        takes = [one for one in self._model.forward.schema.arguments if one.name != "self"]
+        takes = self._model.forward.schema.arguments[1:]  # the first is the model itself, whatever it is called
         names = ", ".join(one.name for one in takes)
         needed = sum(not one.has_default_value() for one in takes)
         if not self.inputs:

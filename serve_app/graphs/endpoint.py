@@ -67,7 +67,7 @@ class Graphs:
             opened = await _opened(body, given.get(b"content-encoding"), graph.max_answer)
             answer = await run.answer(Payload(opened, given.get(b"content-type", JSON)))
         except Refused as error:
-            answer = Payload.failure(error.cause, error.status)
+            answer = Payload.failure(error.cause, error.status, error.step)
         except ServeAppError as error:
             if out.begun:
                 raise

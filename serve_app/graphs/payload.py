@@ -37,9 +37,10 @@ class Payload:
     _read: list[Any] = field(default_factory=lambda: [_UNREAD], compare=False, repr=False)
 
     @classmethod
-    def failure(cls, cause: str, status: int) -> "Payload":
-        """What is answered for something that went wrong in the graph itself, in KServe's words."""
-        return cls(orjson.dumps({"error": FAILED, "cause": cause}), status=status)
+    def failure(cls, cause: str, status: int, step: str = "") -> "Payload":
+        """What is answered for something that went wrong in the graph itself, in KServe's words; in which step."""
+        headers = [(STEP, step.encode())] if step else []
+        return cls(orjson.dumps({"error": FAILED, "cause": cause}), status=status, headers=headers)
 
     @classmethod
     def error(cls, error: ServeAppError, step: str = "") -> "Payload":

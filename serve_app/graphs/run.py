@@ -45,11 +45,11 @@ Ask = Callable[[Call, Send], Awaitable[None]]
 
 
 class Refused(Exception):
-    """Ends the whole graph: a status, and the cause that the client is told."""
+    """Ends the whole graph: a status, the cause that the client is told, and the step that it is about, if one is."""
 
-    def __init__(self, status: int, cause: str) -> None:
+    def __init__(self, status: int, cause: str, step: str = "") -> None:
         super().__init__(cause)
-        self.status, self.cause = status, cause
+        self.status, self.cause, self.step = status, cause, step
 
 
 @dataclass
@@ -88,7 +88,8 @@ class Run:
         before: Payload | None = None
         done: dict[str, Payload] = {}
         for index, step in enumerate(node.steps):
-            if step.where and before and not await self._holds(step, before):
+            asked = label(name, index - 1, node.steps[index - 1])
+            if step.where and before and not await self._holds(step, before, asked):
                 return replace(before, status=200, headers=())
             last = index == len(node.steps) - 1
             answer = await self._step(name, index, request, before, done, out if last else None)
@@ -133,13 +134,14 @@ class Run:
                 break  # a request that is no JSON matches nothing
         raise Refused(404, UNMATCHED)
 
-    async def _holds(self, step: Step, payload: Payload) -> bool:
+    async def _holds(self, step: Step, payload: Payload, asked: str = "") -> bool:
+        """Whether a step's condition is there in a request, or in the answer of the step `asked`."""
         where = step.where
         assert where, "asked of steps with a condition"
         try:
             data = await payload.data()
         except ValueError:
-            raise Refused(500, "invalid response") from None
+            raise Refused(500, "invalid response", asked) from None
         return await off_loop(len(payload.body), lambda: where.exists(data))
 
     async def _step(
@@ -168,7 +170,7 @@ class Run:
         try:
             return await self._limited(place, step, self._node(step.node_name, given, out), out)
         except Refused as error:
-            raise Refused(max(error.status, 500), error.cause) from None
+            raise Refused(max(error.status, 500), error.cause, error.step or place) from None
 
     async def _made(
         self, template: Template, request: Payload, before: Payload | None, done: Mapping[str, Payload]
@@ -241,7 +243,7 @@ class Run:
                     return await work
         except TimeoutError:
             if loop.time() >= self._ends_s:
-                raise Refused(504, f"{self.graph.timeout:g} s were over in step {place} (timeout)") from None
+                raise Refused(504, f"{self.graph.timeout:g} s were over in step {place} (timeout)", place) from None
             return self._failed(place, f"did not answer within {step.timeout or self.graph.timeout:g} s", 504)
         except Refused:
             raise
@@ -254,7 +256,7 @@ class Run:
             return self._failed(place, "failed", 502)
 
     def _failed(self, place: str, how: str, status: int) -> Payload:
-        return replace(Payload.failure(f"step {place} {how}", status), headers=[(STEP, place.encode())])
+        return Payload.failure(f"step {place} {how}", status, place)
 
 
 def label(node: str, index: int, step: Step) -> str:

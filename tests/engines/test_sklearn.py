@@ -244,8 +244,13 @@ async def test_wrong_columns_are_refused(serve: Callable[..., Any]) -> None:
             await predict(engine, tensors | {"petal width": IRIS[:, :2]})
         with pytest.raises(BadRequest, match="column 'petal width' is BYTES; the model takes numbers"):
             await predict(engine, tensors | {"petal width": bytes_of(["wide"] * len(table))})
-        with pytest.raises(BadRequest, match="unknown categories"):
-            await predict(engine, {name: array[:1] for name, array in tensors.items()} | {"colour": bytes_of(["red"])})
+        with pytest.raises(BadRequest, match="'colour' is not BYTES; the model takes texts"):
+            await predict(engine, tensors | {"colour": IRIS[:, 0]})
+        one = {name: array[:1] for name, array in tensors.items()}
+        with pytest.raises(BadRequest, match="column 'colour' has 'red', which the model does not know; it knows '"):
+            await predict(engine, one | {"colour": bytes_of(["red"])})
+        with pytest.raises(BadRequest, match=r"contains NaN; the first is petal width\[0\]"):
+            await predict(engine, one | {"petal width": np.array([np.nan])})
         with pytest.raises(BadRequest, match="can't decode"):
             await predict(
                 engine,
@@ -299,6 +304,8 @@ async def test_words_without_names_of_columns_are_a_matrix_of_bytes(serve: Calla
     with serve(model) as engine:
         assert engine.inputs == (spec("input-0", "BYTES", -1, 2),)
         np.testing.assert_array_equal((await predict(engine, bytes_of(words)))["output-0"], model.predict(words))
+        with pytest.raises(BadRequest, match=r"column 1 of input-0 has 'z', which .*; it knows 'x', 'y'"):
+            await predict(engine, bytes_of([["a", "z"]]))
 
 
 async def test_the_input_can_be_said(serve: Callable[..., Any]) -> None:
@@ -376,7 +383,7 @@ async def test_a_bad_request_fails_alone(serve: Callable[..., Any]) -> None:
         found = await asyncio.gather(*(predict(engine, rows) for rows in requests), return_exceptions=True)
         wrong = found.pop(7)
         assert isinstance(wrong, BadRequest)
-        assert wrong.message == "Input X contains NaN."
+        assert wrong.message == "Input X contains NaN; the first is input-0[1, 2]"
         for rows, one in zip(requests[:7] + requests[8:], found, strict=True):
             assert isinstance(one, dict)
             np.testing.assert_array_equal(one["output-0"], model.predict(rows))

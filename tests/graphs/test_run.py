@@ -144,6 +144,7 @@ async def test_the_deadline_ends_the_whole_graph_soft_or_not(kind: str) -> None:
     nodes = {"root": node(kind, to("a"), to("b"), to("c"))}
     answered = await World(nodes, {"a": Says(ONE), "b": hangs, "c": Says(TWO)}, timeout=0.05).ask({})
     assert (answered.status, answered.data) == (504, refusal("0.05 s were over in step b (timeout)"))
+    assert answered.headers["x-graph-step"] == "b"
     assert hangs.ended.is_set()
 
 
