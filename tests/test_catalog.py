@@ -48,6 +48,8 @@ def test_shipped_catalogs_are_valid(name: str) -> None:
         ),
         ({"options": {"truncat": "end"}}, r"\(m\).options.truncat: unknown key; valid here: .*truncate"),
         ({"options": {"truncate": "middle"}}, r"\(m\).options.truncate: .*'error'"),
+        ({"engine": "xgboost", "options": {"device": "gpu"}}, r"\(m\).options.device: .*auto\|cpu\|cuda"),
+        ({"engine": "onnx", "options": {"device": "cuda:x"}}, r"\(m\).options.device: .*auto\|cpu\|cuda"),
         ({"engine": "foo"}, "unknown engine 'foo'; have: bi_encoder"),
         ({"name": "Über"}, r"models\[0\] \(Über\).name"),
         ({"name": "x" * 54}, "at most 53"),

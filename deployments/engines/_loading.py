@@ -1,4 +1,4 @@
-"""What the engines of classic models need to load one: the library, the model's file, a pickle that is trusted.
+"""What the engines of classic models need to load one: the library, the file, a pickle that is trusted, the device.
 
 Knows nothing of what is in the files.
 """
@@ -6,11 +6,20 @@ Knows nothing of what is in the files.
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from deployments.errors import LoadError
 
 PICKLES = (".joblib", ".pkl", ".pickle")
+Device = Annotated[
+    str,
+    Field(
+        pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$",
+        description="auto, cpu, cuda, cuda:0; auto is the replica's GPU where it has one",
+    ),
+]
 
 
 def library(module: str, extra: str) -> Any:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pydantic import Field
 
 from deployments.engines import LoadContext
+from deployments.engines._loading import Device
 from deployments.engines._rows import BATCH_ROWS, Rows, RowsEngine, Tensors, Wanted
 from deployments.errors import BadRequest, LoadError
 from deployments.settings import Frozen
@@ -16,7 +17,7 @@ from deployments.specs import INPUT, Array, TensorSpec, object_array
 
 class Options(Frozen):
     answer: tuple[str, ...] = Field((), description="outputs of a request that names none; by default all of them")
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:0; auto is the replica's GPU where it has one")
+    device: Device = "auto"
     threads: int | None = Field(None, gt=0, description="CPU threads; by default the replica's whole CPUs, else all")
     batch_rows: int = Field(
         BATCH_ROWS,

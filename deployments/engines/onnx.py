@@ -73,8 +73,6 @@ class Engine(NetworkEngine):
         have = self._onnxruntime.get_available_providers()
         if device == "cpu" or (device == "auto" and not (gpus > 0 and "CUDAExecutionProvider" in have)):
             return ["CPUExecutionProvider"]
-        if device != "auto" and not device.startswith("cuda"):
-            raise LoadError(f"device {device!r} is not known; have: auto, cpu, cuda, cuda:0")
         if "CUDAExecutionProvider" not in have:
             raise LoadError(f"device {device!r}: this ONNX Runtime has no CUDA; install onnxruntime-gpu in its place")
         settings = {"device_id": int(device.partition(":")[2] or 0), "arena_extend_strategy": "kSameAsRequested"}

@@ -92,9 +92,7 @@ class Engine(NetworkEngine):
             log.info("TensorFlow runs already, with the threads it was started with: %s", error)
         if options.device == "cpu" or (options.device == "auto" and not (context.gpus > 0 and gpus)):
             return "/CPU:0"
-        kind, _, number = options.device.replace("auto", "cuda").partition(":")
-        if kind != "cuda":
-            raise LoadError(f"device {options.device!r} is not known; have: auto, cpu, cuda, cuda:0")
+        number = options.device.partition(":")[2]
         if int(number or 0) >= len(gpus):
             raise LoadError(f"device {options.device!r}: TensorFlow sees {len(gpus)} GPUs here")
         return f"/GPU:{number or 0}"

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from pydantic import Field
 
 from deployments.engines import LoadContext, _boosters
 from deployments.engines._boosters import Booster, BoosterEngine, Kind
-from deployments.engines._loading import PICKLES, library, read_pickle
+from deployments.engines._loading import PICKLES, Device, library, read_pickle
 from deployments.errors import BadRequest, LoadError
 from deployments.settings import Frozen
 from deployments.specs import Array, Datatype
@@ -22,7 +21,7 @@ KINDS: dict[str, Kind] = {"binary:logistic": "binary", "multi:softprob": "multic
 
 
 class Options(_boosters.Options):
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:0; auto is the replica's GPU where it has one")
+    device: Device = "auto"
 
 
 class Engine(BoosterEngine):

@@ -209,7 +209,6 @@ async def test_a_file_that_is_called_otherwise(tmp_path: Path) -> None:
 def test_what_cannot_be_loaded_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "model.onnx").write_bytes(b"nonsense")
     assert "cannot read model.onnx: InvalidProtobuf" in not_loaded(Engine(), tmp_path, Options())
-    assert "device 'tpu' is not known" in not_loaded(Engine(), tmp_path, Options(device="tpu"))
     assert "this ONNX Runtime has no CUDA" in not_loaded(Engine(), tmp_path, Options(device="cuda"), gpus=1)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert "onnxruntime is not installed: install serve-app[onnx]" in not_loaded(Engine(), tmp_path, Options())

@@ -152,7 +152,6 @@ def test_what_cannot_be_loaded_says_why(
     assert "shout" in said
     assert "'x' has any number of dimensions" in not_loaded(Engine(), saved[0], Options(signature="ranks"))
     assert "TensorFlow sees 0 GPUs here" in not_loaded(Engine(), saved[0], Options(device="cuda"), gpus=1)
-    assert "device 'tpu' is not known" in not_loaded(Engine(), saved[0], Options(device="tpu"))
     (tmp_path / "saved_model.pb").write_bytes(b"nonsense")
     assert "cannot read" in not_loaded(Engine(), tmp_path, Options())
     monkeypatch.setitem(sys.modules, "tensorflow", None)

@@ -29,6 +29,7 @@ def graphs() -> list[dict[str, Any]]:
     halves = node("Splitter", to("inline-iris", weight=50), to("inline-identity", weight=50))
     both = node("Ensemble", to("inline-iris"), to("iris", timeout=3), {"name": "half", "nodeName": "halves"})
     hard = node("Sequence", to("iris", dependency="Hard"), {"nodeName": "both"})
+    hasty = node("Sequence", to("iris", dependency="Hard", timeout=1), {"nodeName": "both"})
     talk = {"messages": "${request.messages}", "stream": True, "model": "small-llm"}
     return [
         voice,
@@ -43,6 +44,7 @@ def graphs() -> list[dict[str, Any]]:
             },
         },
         {"name": "strict", "timeout": "20s", "nodes": {"root": hard, "both": both, "halves": halves}},
+        {"name": "hasty", "nodes": {"root": hasty, "both": both, "halves": halves}},
         {"name": "garden", "nodes": {"root": node("Ensemble", to("flowers"))}},
         {
             "name": "talk",
