@@ -4,6 +4,7 @@ import copy
 import os
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -29,6 +30,9 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("models")
     make_iris(folder / "iris")
     make_identity(folder / "identity")
+    (folder / "waits").mkdir()
+    (folder / "waits" / "model.py").write_text(WAITS)
+    around = {"class": "model:Transformer", **SMALL}
     iris = {"engine": "sklearn", "source": f"file://{folder}/iris"}
     return {
         "name": "apart",
@@ -39,6 +43,13 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             {"name": "iris", "aliases": ["flowers"], **iris, **SMALL},
             {"name": "identity", "engine": "python", "source": f"file://{folder}/identity", **SMALL},
             {"name": "llm", "engine": "transformers", "source": "package://deployments.embedded_llm", **SMALL},
+            {
+                "name": "waits",
+                "engine": "python",
+                "source": f"file://{folder}/waits",
+                "transformer": around,
+                **SMALL,
+            },
             {"name": "inline-iris", **iris, "inline": True},
             {"name": "iris-at-times", **iris, "load": "on-demand"},
         ],
@@ -47,6 +58,32 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         ],
     }
 
+
+WAITS = """
+import asyncio
+from pathlib import Path
+
+
+class Model:
+    async def predict(self, tensors):
+        (seconds,) = tensors["input-0"]
+        try:
+            Path(__file__).with_name("began").touch()
+            await asyncio.sleep(seconds)
+        except asyncio.CancelledError:
+            Path(__file__).with_name("cancelled").touch()
+            raise
+        return tensors
+
+
+class Transformer:
+    def preprocess(self, payload):
+        return {"instances": [payload["seconds"]]}
+
+    def postprocess(self, result):
+        return {"slept": result["predictions"][0]}
+"""
+"""A model that notes when it is let go of, and the transformer around it, in replicas of its own."""
 
 ENDS = [("", ""), ("inline-", ""), ("", "-at-times")]
 
@@ -89,7 +126,7 @@ def test_every_model_answers_under_its_prefix_and_at_the_root(apart: Application
 def test_each_is_an_application_of_its_own(apart: Application) -> None:
     found = {one["name"]: one["route_prefix"] for one in apart.applications()}
     own = {name: f"/{name}" for name in APART}
-    assert found == {**own, "gateway": "/", "on-demand": None}
+    assert found == {**own, "gateway": "/", "on-demand": None, "waits-transformer": None}
 
 
 @pytest.mark.parametrize("host", ["identity-predictor.ml", "all.ml", "inline-iris-predictor"])
@@ -131,6 +168,19 @@ def test_grpc_needs_no_name_of_an_application(apart: Application) -> None:
             client.infer("nope", texts(tritonclient.grpc, "a"))
         rows = tritonclient.grpc.InferInput("x", [3, 4], "FP64").set_data_from_numpy(np.array(IRIS_ROWS))
         assert client.infer("iris-at-times", [rows]).get_response().outputs[0].shape == [3]
+
+
+def test_a_transformers_replicas_go_with_its_model(apart: Application, catalog: dict[str, Any]) -> None:
+    """It answers at every address, and a client that hangs up ends what the model does for it."""
+    for path in ("/waits/v1/models/waits:predict", "/v1/models/waits:predict"):
+        assert httpx.post(apart.url + path, json={"seconds": 0.01}).json() == {"slept": 0.01}
+    assert apart.replicas("waits-transformer")
+    assert apart.replicas("waits")
+    folder = Path(catalog["models"][3]["source"].removeprefix("file://"))
+    (folder / "began").unlink()
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{apart.url}/waits/v1/models/waits:predict", json={"seconds": 120}, timeout=2)
+    apart.until(lambda: (folder / "began").exists() and (folder / "cancelled").exists())
 
 
 def asking(url: str) -> Callable[[httpx.Client, str], httpx.Response]:
