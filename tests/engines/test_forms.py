@@ -82,7 +82,7 @@ def onnx(folder: Path) -> Made:
 def torchscript(folder: Path) -> Made:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch says that TorchScript is old
-        made = torch.jit.trace(torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Softmax(1)), torch.zeros(1, 4))
+        made = torch.jit.trace(torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Softmax(1)), torch.zeros(1, 4))  # type: ignore[no-untyped-call]
         made.save(str(folder / "model.pt"))
     takes = {"name": "x", "datatype": "FP32", "shape": [-1, 4]}
     return Made("x", "output-0", made(torch.from_numpy(MANY)).detach().numpy(), False, {"inputs": [takes]})
