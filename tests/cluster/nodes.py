@@ -168,6 +168,7 @@ class Cluster:
         image = {one["name"]: one["value"] for one in container(group)["env"]}
         ours |= {name: value for name, value in image.items() if name != "RAY_SERVE_HAPROXY_BINARY_PATH"}
         ours["RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S"] = "1"  # Ray's 30 are for balancers that poll
+        ours["RAY_health_check_period_ms"] = "1000"  # a machine is gone after five that fail; by default 3 s each
         if name != "head":
             ours["RAY_SERVE_WORKER_PROXY_HTTP_PORT"] = str(self.ports[name])
             ours["RAY_SERVE_WORKER_PROXY_GRPC_PORT"] = str(machine.free_port())
