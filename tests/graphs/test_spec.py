@@ -115,7 +115,10 @@ def test_graphs_travel_to_the_gateway_as_they_were_written() -> None:
         (sequence(A | {"path": "v1/rerank"}), r"steps\[0\].path"),
         (sequence(A | {"path": "/v1/embeddings"}), "/v1/embeddings is for embed; a does predict"),
         (sequence(A | {"path": "/v2/models/e/infer"}), "names another model than serviceName, which is a"),
-        (sequence(A | {"path": "/v1/nonsense"}), "a, of engine sklearn, has no /v1/nonsense; it takes /v1/models/a:pred"),
+        (
+            sequence(A | {"path": "/v1/nonsense"}),
+            "a, of engine sklearn, has no /v1/nonsense; it takes /v1/models/a:pred",
+        ),
         (sequence(A | {"path": "/v1/models/a:say"}), "has no /v1/models/a:say"),
         (sequence({"serviceName": "e", "path": "/my/own"}), "has no /my/own; it takes /v1/embeddings, /embed"),
         (sequence(A | {"request": "${response}"}), "no step comes before it"),
