@@ -17,10 +17,12 @@ def deploy(
 ) -> None:
     """Give a running Ray the Serve config that the RayService would have; with `no_gpus` models take CPUs instead.
 
-    Nodes must have the labels of the catalog's pools, if it has any. Where Ray Serve runs already, it keeps the
+    Nodes must have the labels of the catalog's pools, if it has any; without pools Ray places what it finds room
+    for. Where Ray Serve runs already, it keeps the
     ports it has. Raises `ClusterError`.
     """
-    config = serve_config(placed(catalog), "0.0.0.0", port, grpc_port, pools=bool(catalog.pools))
+    known = placed(catalog) if catalog.pools else catalog
+    config = serve_config(known, "0.0.0.0", port, grpc_port, pools=bool(catalog.pools))
     if no_gpus:
         on_cpus(config)
     _ask("PUT", f"{url}/api/serve/applications/", config)

@@ -113,9 +113,9 @@ class Cluster:
         assert shown.exception is None or isinstance(shown.exception, SystemExit), shown.exception
         return shown.exit_code, shown.output
 
-    def deploy(self, file: Path) -> None:
+    def deploy(self, file: Path, *options: str) -> None:
         ports = ("--port", str(self.ports["head"]), "--grpc-port", str(self.grpc_port))
-        code, output = self.serve_app("deploy", str(file), *ports)
+        code, output = self.serve_app("deploy", str(file), *ports, *options)
         assert code == 0, output
 
     def status(self, file: Path) -> tuple[int, str]:

@@ -225,12 +225,14 @@ def test_an_imported_service_is_answered_by_its_alias(
     as_it_is: list[Document] = documents(catalogs.parse(imported))
     assert lint(as_it_is) == []
     imported["models"][0]["source"] = models["models"][0]["source"]
-    imported["models"][0]["resources"] = {"cpu": 1, "pool": "left"}
+    imported["models"][0]["resources"] = {"gpu": 0.25, "cpu": 1, "pool": "left"}
     imported["pools"] = models["pools"]
     file = write(tmp_path / "imported.yaml", imported)
     assert lint(documents(catalogs.load(str(file)))) == []
-    machines.deploy(file)
+    machines.deploy(file, "--no-gpus")
     machines.wait_until_ready(file)
+    asked = machines.applications()["ai-inference"]["deployments"]["sklearn-iris"]["required_resources"]
+    assert (asked["CPU"], asked["GPU"]) == (0.25, 0)
     host = {"host": "sklearn-iris-predictor.ml-serving"}
     path = f"{machines.url()}/v1/models/sklearn-iris:predict"
     answer = httpx.post(path, json={"instances": IRIS_ROWS}, headers=host, timeout=30)

@@ -224,10 +224,10 @@ def test_without_gpus_models_take_as_many_cpus(ray: tuple[str, list[Any]]) -> No
 
 
 def test_a_catalog_without_pools_asks_no_labels_of_a_local_ray(ray: tuple[str, list[Any]]) -> None:
-    local.deploy(catalogs.load("embedded"), ray[0])
-    assert not any(
-        "label_selector" in one["ray_actor_options"] for one in ray[1][0][2]["applications"][0]["deployments"]
-    )
+    local.deploy(catalog(model("a", resources={"gpu": 0.5})), ray[0])
+    actors = [one["ray_actor_options"] for one in ray[1][0][2]["applications"][0]["deployments"]]
+    assert not any("label_selector" in one for one in actors)
+    assert [one.get("num_gpus", 0) for one in actors] == [0, 0.5]
 
 
 def test_what_ray_refuses_is_said(ray: tuple[str, list[Any]]) -> None:
