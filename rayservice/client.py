@@ -48,6 +48,9 @@ def connect(context: str | None, transport: Any = None) -> Any:
         return Client(config=config, field_manager=MANAGER, transport=transport)
     except ConfigError as error:
         raise ClusterError(f"no cluster to talk to: {error}") from error
+    except Exception as error:  # whatever a parser makes of a file that is no kubeconfig
+        said = (str(error).splitlines() or [""])[0]
+        raise ClusterError(f"no cluster to talk to: the kubeconfig cannot be read ({said})") from error
 
 
 def deploy(client: Any, catalog: Catalog) -> list[str]:
@@ -89,7 +92,7 @@ def model_states(url: str) -> list[State] | None:
     """What the application at that address says of its models; None where it does not answer."""
     try:
         states: list[State] = httpx.get(f"{url}/v2/health/ready", timeout=10).json()["models"]
-    except (httpx.HTTPError, ValueError, KeyError, TypeError):
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError):
         return None
     return states
 

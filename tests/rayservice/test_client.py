@@ -92,6 +92,14 @@ def test_an_unknown_context_is_said() -> None:
         clients.connect("elsewhere")
 
 
+def test_a_file_that_is_no_kubeconfig_is_said(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    for text in ("a: [", "just text", "{}"):
+        (tmp_path / "kubeconfig").write_text(text)
+        with pytest.raises(ClusterError, match=r"^no cluster to talk to: [^\n]*$"):
+            clients.connect(None)
+
+
 def ray_service(application: str = "RUNNING", message: str = "", **status: Any) -> dict[str, Any]:
     applications = {"stack": {"status": application, "message": message}} if application else {}
     conditions = [{"type": "Ready", "status": "True"}, {"type": "UpgradeInProgress", "status": "False"}]
@@ -191,6 +199,11 @@ def ray() -> Iterator[tuple[str, list[Any]]]:
             self.end_headers()
             self.wfile.write(b"because")
 
+        def do_GET(self) -> None:
+            self.send_response(404 if "nodes" in self.path else 200)
+            self.end_headers()
+            self.wfile.write(b"<html>\n  something else\n</html>")
+
         def log_message(self, *_: Any) -> None:
             """Nothing on the terminal."""
 
@@ -235,3 +248,12 @@ def test_what_ray_refuses_is_said(ray: tuple[str, list[Any]]) -> None:
         local.deploy(catalog(model("a"), name="refused"), ray[0])
     with pytest.raises(ClusterError, match="no Ray answers at"):
         local.deploy(OF, "http://127.0.0.1:9")
+    for url in ("127.0.0.1:8265", "http://[::1"):
+        with pytest.raises(ClusterError, match="no Ray answers at"):
+            local.applications(url)
+    with pytest.raises(ClusterError, match="is not Ray's dashboard, whose port is 8265"):
+        local.applications(ray[0])
+    with pytest.raises(
+        ClusterError, match="says 404: <html> something else </html>; the port of Ray's dashboard is 8265"
+    ):
+        local.nodes(ray[0])
