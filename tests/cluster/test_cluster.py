@@ -231,7 +231,8 @@ def test_an_imported_service_is_answered_by_its_alias(
     assert lint(documents(catalogs.load(str(file)))) == []
     machines.deploy(file, "--no-gpus")
     machines.wait_until_ready(file)
-    asked = machines.applications()["ai-inference"]["deployments"]["sklearn-iris"]["required_resources"]
+    (application,) = machines.applications().values()
+    asked = application["deployments"]["sklearn-iris"]["required_resources"]
     assert (asked["CPU"], asked["GPU"]) == (0.25, 0)
     host = {"host": "sklearn-iris-predictor.ml-serving"}
     path = f"{machines.url()}/v1/models/sklearn-iris:predict"
