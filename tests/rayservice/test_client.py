@@ -17,7 +17,8 @@ from rayservice.cli import app
 from rayservice.client import ClusterError
 from rayservice.progress import progress, table
 from serve_app import catalog as catalogs
-from tests.rayservice.catalogs import NVIDIA, catalog, model
+from tests.rayservice.catalogs import NVIDIA, catalog, documents, model
+from tests.rayservice.test_render import EVERYTHING
 
 OF = catalog(model("a", resources={"vram": "6GiB"}), pools=[NVIDIA], namespace="ml", cluster={"alias_ports": [80]})
 
@@ -78,6 +79,19 @@ def test_what_is_deployed_is_found_and_deleted_again() -> None:
     assert clients.delete(client, OF) == []
     with pytest.raises(ClusterError, match="no RayService stack in namespace ml; deploy it first"):
         clients.look(client, OF)
+
+
+@pytest.mark.usefixtures("kubeconfig")
+def test_what_is_applied_is_what_is_rendered() -> None:
+    """The client's classes of Kubernetes' own kinds drop what they do not know, and add no nulls."""
+    server = ApiServer()
+    everything = catalogs.parse({"name": "stack", "models": [model("a", resources={"gpu": 0.5})], **EVERYTHING})
+    clients.deploy(clients.connect(None, server), everything)
+    given = {
+        (one["kind"], one["metadata"]["namespace"], one["metadata"]["name"]): one for one in server.objects.values()
+    }
+    rendered = {(one.kind, one.namespace, one.name): one.data for one in documents(everything)}
+    assert given == {key: one for key, one in rendered.items() if key[0] != "Kustomization"}
 
 
 @pytest.mark.usefixtures("kubeconfig")
