@@ -173,12 +173,25 @@ def test_waiting_ends_after_three_looks_in_a_row_that_find_all_ready() -> None:
             "application stack failed: ImportError: no x",
         ),
         (ray_service(), [{"name": "a", "state": "failed", "reason": "no file"}], "model a failed: no file"),
+        (ray_service(), [READY | {"reason": "no file"}], "model a goes on with its former settings: no file"),
         (ray_service(observedGeneration=1), None, "not ready after 0 s: KubeRay has not seen"),
+        (ray_service("DEPLOY_FAILED", observedGeneration=1), None, "not ready after 0 s: KubeRay has not seen"),
     ],
 )
 def test_waiting_ends_with_the_reason(manifest: dict[str, Any], states: Any, reason: str) -> None:
     with pytest.raises(ClusterError, match=reason):
         clients.wait(lambda: manifest, lambda: states, Console(quiet=True), timeout_s=0, sleep=lambda _: None)
+
+
+def test_what_failed_before_does_not_end_the_wait_for_what_is_newer() -> None:
+    failed = [{"name": "a", "state": "failed", "reason": "no file"}]
+    states = iter([failed, failed, [LOADING], [READY], [READY], [READY]])
+    clients.wait(ray_service, lambda: next(states), Console(quiet=True), timeout_s=60, sleep=lambda _: None)
+    assert next(states, None) is None
+    slept: list[float] = []
+    with pytest.raises(ClusterError, match="model a failed: no file"):
+        clients.wait(ray_service, lambda: failed, Console(quiet=True), timeout_s=60, sleep=slept.append)
+    assert len(slept) == 2
 
 
 def test_the_table_joins_what_kuberay_and_the_models_say() -> None:
@@ -216,7 +229,7 @@ def ray() -> Iterator[tuple[str, list[Any]]]:
         def do_GET(self) -> None:
             self.send_response(404 if "nodes" in self.path else 200)
             self.end_headers()
-            self.wfile.write(b"<html>\n  something else\n</html>")
+            self.wfile.write(b'{"applications": {}}' if "empty" in self.path else b"<html>\n  something else\n</html>")
 
         def log_message(self, *_: Any) -> None:
             """Nothing on the terminal."""
@@ -271,3 +284,5 @@ def test_what_ray_refuses_is_said(ray: tuple[str, list[Any]]) -> None:
         ClusterError, match="says 404: <html> something else </html>; the port of Ray's dashboard is 8265"
     ):
         local.nodes(ray[0])
+    found = CliRunner().invoke(app, ["status", "homelab", "--local", "--ray-url", f"{ray[0]}/empty"])
+    assert "runs nothing; `serve-app deploy homelab --local` puts it there" in str(found.exception)
