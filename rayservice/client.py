@@ -20,7 +20,7 @@ from serve_app.catalog import Catalog
 
 POLL_S = 2.0
 SETTLED = 3
-"""Looks in a row that must find all ready, or one failed: KubeRay puts a changed Serve config in place some polls later."""
+"""Looks in a row that must find all ready, or one failed: KubeRay puts a changed Serve config in place polls later."""
 MANAGER = "serve-app"
 CUSTOM = {
     "RayService": ("ray.io", "v1", "rayservices"),
