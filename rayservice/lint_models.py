@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from deployments import engines, own_classes
+from deployments import engines, own_classes, sources
 from deployments.engines import Task
 from deployments.errors import SourceError
 from deployments.settings import ModelSettings
+from rayservice.lint_cluster import container, selects
 from serve_app.gateway import GatewaySettings
 from serve_app.graphs import checks
 
@@ -63,6 +64,27 @@ def graph_complaints(applications: list[dict[str, Any]]) -> Iterator[str]:
                 continue  # no gateway; or one whose settings are wrong, which is said elsewhere
             known = [_Known(one.name, engine_of.get(one.name, ""), one.aliases, one.task) for one in settings.models]
             yield from checks.graph_complaints(settings.graphs, known)
+
+
+def unmounted(applications: list[dict[str, Any]], groups: list[dict[str, Any]]) -> Iterator[str]:
+    """Models whose files are in a claim that pods of a group they may be on do not mount where it is looked for."""
+    for application in applications:
+        for deployment in application.get("deployments") or []:
+            selector = (deployment.get("ray_actor_options") or {}).get("label_selector") or {}
+            on = [group for group in groups if selects(selector, group.get("labels") or {})]
+            for name, _, settings in _models({**application, "deployments": [deployment]}):
+                source = str(settings.get("source", "")).replace("pvc://", f"file://{sources.CLAIMS}/")
+                claim, _, rest = source.removeprefix(f"file://{sources.CLAIMS}/").partition("/")
+                if source.startswith(f"file://{sources.CLAIMS}/"):
+                    place = f"{sources.CLAIMS}/{claim}"
+                    lacking = [str(group.get("groupName")) for group in on if not _mounts(group, f"{place}/{rest}")]
+                    if lacking:
+                        yield f"{name}: no claim is mounted at {place} in the pods of {', '.join(lacking)}"
+
+
+def _mounts(group: dict[str, Any], path: str) -> bool:
+    mounts = [str(one.get("mountPath")).rstrip("/") for one in container(group).get("volumeMounts") or []]
+    return any(f"{path}/".startswith(f"{mount}/") for mount in mounts)
 
 
 class _Known(NamedTuple):

@@ -2,7 +2,6 @@
 
 import functools
 import importlib
-import re
 from collections.abc import Container, Iterator
 from dataclasses import replace
 from math import ceil
@@ -15,7 +14,7 @@ from ruamel.yaml.error import YAMLError
 from deployments import engines
 from deployments.errors import ServeAppError
 from rayservice import lint_models
-from rayservice.lint_cluster import Complaint, container, gpus_of
+from rayservice.lint_cluster import Complaint, container, gpus_of, selects
 from rayservice.packing import UNIT, Demand, Machines, pack
 from rayservice.quantities import number
 from serve_app import catalog as catalogs
@@ -41,6 +40,8 @@ def complaints(spec: dict[str, Any]) -> Iterator[Complaint]:
         for message in _application(application, apart):
             yield _place(application), message
     for message in lint_models.graph_complaints(applications):
+        yield PLACE, message
+    for message in lint_models.unmounted(applications, spec["rayClusterConfig"].get("workerGroupSpecs") or []):
         yield PLACE, message
     for message in _room(config, spec["rayClusterConfig"]):
         yield PLACE, message
@@ -243,17 +244,6 @@ def _demand(deployment: dict[str, Any], groups: list[dict[str, Any]]) -> Demand:
             and gpus <= gpus_of(group)[0] * UNIT
         },
     )
-
-
-def selects(selector: dict[str, str], labels: dict[str, str]) -> bool:
-    """Whether Ray's label selector (`a`, `!a`, `in(a, b)`, `!in(a, b)`) takes nodes with these labels."""
-    for key, wanted in selector.items():
-        refused, wanted = wanted.startswith("!"), wanted.removeprefix("!")
-        many = re.fullmatch(r"in\((.*)\)", wanted)
-        values = [one.strip() for one in many[1].split(",")] if many else [wanted]
-        if (labels.get(key) in values) == refused:
-            return False
-    return True
 
 
 def _machines(group: dict[str, Any], most: int) -> Machines:

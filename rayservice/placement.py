@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ByteSize
 
-from rayservice.lint_serve import selects
+from rayservice.lint_cluster import selects
 from serve_app.application import POOL_LABEL
 from serve_app.catalog import Catalog
 

@@ -13,7 +13,7 @@ from rayservice import schema
 from rayservice.cli import app
 from rayservice.documents import Document, DocumentError, read
 from rayservice.lint import lint, unchecked
-from rayservice.lint_serve import selects
+from rayservice.lint_cluster import selects
 from rayservice.quantities import number
 from rayservice.render import render, write
 from rayservice.yaml_text import dump
@@ -176,6 +176,10 @@ BAD: dict[str, tuple[Change, str]] = {
         serve(lambda c: deployment(c, "a")["user_config"]["models"]["a"].update(options={"colour": "red"})),
         "user_config of a: ('colour',)",
     ),
+    "claim that no pod mounts": (
+        serve(lambda c: deployment(c, "a")["user_config"]["models"]["a"].update(source="pvc://models/a")),
+        "a: no claim is mounted at /mnt/claims/models in the pods of gpu",
+    ),
     "graph's model that is not there": (
         serve(lambda c: deployment(c, "gateway")["user_config"].update(graphs=[graph({"serviceName": "z"})])),
         "graphs[0] (g).nodes.root.steps[0].serviceName: no model 'z'; have: a, b, c",
@@ -220,6 +224,7 @@ def test_a_trap_is_found(change: Change, finding: str) -> None:
     assert any(finding in line for line in found), found
 
 
+MOUNT = {"name": "x", "mountPath": "/mnt/claims/models"}
 HARMLESS: dict[str, Change] = {
     "name of 47 letters": lambda m: m["metadata"].update(labels={"x": "y"}),
     "no ports at all on the head": lambda m: cluster(m)["headGroupSpec"]["template"]["spec"]["containers"][0].pop(
@@ -241,6 +246,10 @@ HARMLESS: dict[str, Change] = {
             deployment(c, "a")["ray_actor_options"].update(num_gpus=0.2, label_selector={}),
             deployment(c, "a").update(autoscaling_config={"min_replicas": 3, "max_replicas": 3}),
         )
+    ),
+    "a claim that is mounted": lambda m: (
+        serve(lambda c: deployment(c, "a")["user_config"]["models"]["a"].update(source="pvc://models/a"))(m),
+        group(m, 0)["template"]["spec"]["containers"][0].update(volumeMounts=[MOUNT]),
     ),
     "another application": serve(
         lambda c: c["applications"].append({"name": "other", "route_prefix": "/other", "import_path": "serve_app:app"})
