@@ -205,11 +205,8 @@ def test_a_machine_that_dies_takes_its_own_models_alone_and_they_return_with_it(
         enough(seen, 50)
     said = cluster.status(file)[1]
     assert "each asks for 0.8 GPU, 0.1 CPU on pool right, of which no machine is up; the catalog says 1" in said
-    # HAProxy sends again what the gateway there had taken on, unless the head of its answer had come already.
     lost = [(began_s - killed_s, status) for began_s, status in seen if status != 200]
-    cut = [one for one in lost if "without sending complete message body" in str(one[1])]
-    assert lost == cut, (gone_s - killed_s, lost)
-    assert len(cut) <= CLIENTS, cut
+    assert not lost, (gone_s - killed_s, lost)  # HAProxy sends again what the gateway there had taken on
     cluster.start_machine("right")
     cluster.wait_until_ready(file)
     assert ask(cluster, "constant").json() == {"predictions": [0]}
