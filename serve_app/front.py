@@ -139,5 +139,5 @@ def _pen_of(send: Send) -> _Pen | None:
     transport = getattr(cycle, "transport", None)
     if cycle is None or transport is None:
         return None
-    cycle.transport = _Pen(transport)
-    return cycle.transport
+    pen = cycle.transport = _Pen(transport)
+    return pen
