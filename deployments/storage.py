@@ -123,6 +123,7 @@ def _once(source: str, key: str, fill: Callable[[Path], None], progress: Progres
     progress(f"waiting for {source}, which another process may be fetching")
     with _locked(home / "lock"):
         if not version.is_dir():
+            (home / "source").write_text(source.partition("?")[0])  # for people; a query may hold a key
             part = version.with_suffix(".part")
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir()

@@ -73,9 +73,12 @@ def lint(files: Files) -> None:
             f"{', '.join(named)} is the name of a catalog, and lint takes manifests: files, or folders of them, as "
             "`serve-app render` writes; see `serve-app catalog check` for catalogs"
         )
-    found = linting.lint(documents.read(files))
+    given = documents.read(files)
+    found = linting.lint(given)
     for finding in found:
         print(finding)
+    for one in linting.unchecked(given):
+        print(f"not checked: {one}")
     if found:
         raise typer.Exit(1)
     print("nothing wrong")
@@ -173,6 +176,10 @@ def status(
         return
     found, dashboard = catalogs.load(catalog), ray_url or (RAY_URL if local else None)
     applications = ray.applications(dashboard) if dashboard else {}
+    if local and not applications:
+        raise client.ClusterError(
+            f"Ray at {dashboard} runs nothing; `serve-app deploy {catalog} --local` puts it there"
+        )
     unplaced = placement.unplaced(applications, ray.nodes(dashboard), found) if dashboard else {}
     address = url or (f"http://127.0.0.1:{port}" if local else client.url_of(found))
     states = client.model_states(address)

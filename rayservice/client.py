@@ -20,7 +20,7 @@ from serve_app.catalog import Catalog
 
 POLL_S = 2.0
 SETTLED = 3
-"""Looks in a row that must find all ready: KubeRay puts a changed Serve config in place a poll or two later."""
+"""Looks in a row that must find all ready, or one failed: KubeRay puts a changed Serve config in place polls later."""
 MANAGER = "serve-app"
 CUSTOM = {
     "RayService": ("ray.io", "v1", "rayservices"),
@@ -48,6 +48,9 @@ def connect(context: str | None, transport: Any = None) -> Any:
         return Client(config=config, field_manager=MANAGER, transport=transport)
     except ConfigError as error:
         raise ClusterError(f"no cluster to talk to: {error}") from error
+    except Exception as error:  # whatever a parser makes of a file that is no kubeconfig
+        said = (str(error).splitlines() or [""])[0]
+        raise ClusterError(f"no cluster to talk to: the kubeconfig cannot be read ({said})") from error
 
 
 def deploy(client: Any, catalog: Catalog) -> list[str]:
@@ -89,7 +92,7 @@ def model_states(url: str) -> list[State] | None:
     """What the application at that address says of its models; None where it does not answer."""
     try:
         states: list[State] = httpx.get(f"{url}/v2/health/ready", timeout=10).json()["models"]
-    except (httpx.HTTPError, ValueError, KeyError, TypeError):
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError):
         return None
     return states
 
@@ -108,18 +111,21 @@ def wait(
 ) -> None:
     """Look until all is ready, and twice more; show what is waited for whenever that changes.
 
-    Raises `ClusterError` with the reason when something failed, or with what is still missing after `timeout_s`.
+    Raises `ClusterError` with the reason when something failed and two more looks find it so, for what failed may be
+    of the version before; or with what is still missing after `timeout_s`.
     """
-    give_up_s, settled, shown = time.monotonic() + timeout_s, 0, ""
+    give_up_s, settled, failing, shown = time.monotonic() + timeout_s, 0, 0, ""
     while settled < SETTLED:
         now: Progress = progress(look(), states())
-        if now.failed:
+        late = time.monotonic() > give_up_s
+        failing = failing + 1 if now.failed else 0
+        if now.failed and (late or failing == SETTLED):
             raise ClusterError(now.failed)
         settled = settled + 1 if now.ready else 0
-        if now.said != shown:
+        if now.said and now.said != shown:
             shown = now.said
             console.print(shown, markup=False, highlight=False, soft_wrap=True)
-        if time.monotonic() > give_up_s:
+        if late and not now.ready:
             raise ClusterError(f"not ready after {timeout_s:.0f} s: {now.said}")
         if settled < SETTLED:
             sleep(POLL_S)

@@ -56,6 +56,8 @@ def read(files: Iterable[Path]) -> list[Document]:
     found: list[Document] = []
     for given in files:
         inside = sorted(path for path in given.rglob("*") if path.suffix in (".yaml", ".yml")) if given.is_dir() else []
+        if given.is_dir() and not inside:
+            raise DocumentError(f"{given} is a folder without .yaml or .yml files")
         for path in inside or [given]:
             found += _objects(path)
     return found
@@ -63,7 +65,8 @@ def read(files: Iterable[Path]) -> list[Document]:
 
 def _objects(path: Path) -> list[Document]:
     try:
-        texts = list(YAML(typ="safe").load_all(path.read_text()))
+        with path.open() as file:  # not its text, or errors would not name it
+            texts = list(YAML(typ="safe").load_all(file))
     except YAMLError as error:
         raise DocumentError(f"{path} is not valid YAML: {error}") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -73,7 +76,8 @@ def _objects(path: Path) -> list[Document]:
         if data is None:
             continue
         if not isinstance(data, dict) or not isinstance(data.get("kind"), str) or "apiVersion" not in data:
-            raise DocumentError(f"{path} holds something that is no Kubernetes object: it has no apiVersion and kind")
+            what = "a catalog, and no" if isinstance(data, dict) and "models" in data else "something that is no"
+            raise DocumentError(f"{path} holds {what} Kubernetes object: it has no apiVersion and kind")
         if data["kind"] == "List" or (data["kind"].endswith("List") and "items" in data):
             items = data.get("items") or []
             if not isinstance(items, list):

@@ -44,6 +44,17 @@ def container(group: dict[str, Any]) -> dict[str, Any]:
     return dict(containers[0])
 
 
+def selects(selector: dict[str, str], labels: dict[str, str]) -> bool:
+    """Whether Ray's label selector (`a`, `!a`, `in(a, b)`, `!in(a, b)`) takes nodes with these labels."""
+    for key, wanted in selector.items():
+        refused, wanted = wanted.startswith("!"), wanted.removeprefix("!")
+        many = re.fullmatch(r"in\((.*)\)", wanted)
+        values = [one.strip() for one in many[1].split(",")] if many else [wanted]
+        if (labels.get(key) in values) == refused:
+            return False
+    return True
+
+
 def _names(manifest: dict[str, Any]) -> Iterator[Complaint]:
     metadata, spec = manifest.get("metadata") or {}, manifest["spec"]
     name = str(metadata.get("name", ""))

@@ -2,7 +2,6 @@
 
 import functools
 import importlib
-import re
 from collections.abc import Container, Iterator
 from dataclasses import replace
 from math import ceil
@@ -14,8 +13,8 @@ from ruamel.yaml.error import YAMLError
 
 from deployments import engines
 from deployments.errors import ServeAppError
-from deployments.settings import ModelSettings
-from rayservice.lint_cluster import Complaint, container, gpus_of
+from rayservice import lint_models
+from rayservice.lint_cluster import Complaint, container, gpus_of, selects
 from rayservice.packing import UNIT, Demand, Machines, pack
 from rayservice.quantities import number
 from serve_app import catalog as catalogs
@@ -38,11 +37,29 @@ def complaints(spec: dict[str, Any]) -> Iterator[Complaint]:
     applications = [one for one in config.get("applications") or [] if isinstance(one, dict)]
     apart = {str(one.get("name")) for one in applications}
     for application in applications:
-        place = f"{PLACE} ({application.get('name', 'default')})"
         for message in _application(application, apart):
-            yield place, message
+            yield _place(application), message
+    for message in lint_models.graph_complaints(applications):
+        yield PLACE, message
+    for message in lint_models.unmounted(applications, spec["rayClusterConfig"].get("workerGroupSpecs") or []):
+        yield PLACE, message
     for message in _room(config, spec["rayClusterConfig"]):
         yield PLACE, message
+
+
+def unchecked(spec: dict[str, Any]) -> Iterator[Complaint]:
+    """Places, and what cannot be looked into from here; nothing of a Serve config that `complaints` cannot read."""
+    try:
+        applications = _parse(spec.get("serveConfigV2") or "")["applications"]
+    except (YAMLError, ValueError):
+        return
+    for application in applications:
+        for message in lint_models.unchecked(application):
+            yield _place(application), message
+
+
+def _place(application: dict[str, Any]) -> str:
+    return f"{PLACE} ({application.get('name', 'default')})"
 
 
 def hosts(spec: dict[str, Any]) -> dict[str, tuple[str, str]]:
@@ -102,6 +119,7 @@ def _application(application: dict[str, Any], apart: set[str]) -> Iterator[str]:
         yield f"import_path {path!r} does not resolve: {problem}"
     elif path in OURS:
         yield from _ours(application, apart)
+        yield from lint_models.complaints(application)
 
 
 def _unimportable(path: str) -> str | None:
@@ -168,11 +186,6 @@ def _identities(
     missing = set(map(str, given)) ^ set(models)
     if missing:
         yield f"{', '.join(sorted(missing))}: either in args or in user_config of deployment {name!r}, and not in both"
-    for model, settings in models.items():
-        try:
-            ModelSettings.model_validate(settings)
-        except ValidationError as error:
-            yield f"user_config of {model}: {error.errors()[0]['loc']}: {error.errors()[0]['msg']}"
 
 
 def _room(config: dict[str, Any], cluster: dict[str, Any]) -> Iterator[str]:
@@ -231,17 +244,6 @@ def _demand(deployment: dict[str, Any], groups: list[dict[str, Any]]) -> Demand:
             and gpus <= gpus_of(group)[0] * UNIT
         },
     )
-
-
-def selects(selector: dict[str, str], labels: dict[str, str]) -> bool:
-    """Whether Ray's label selector (`a`, `!a`, `in(a, b)`, `!in(a, b)`) takes nodes with these labels."""
-    for key, wanted in selector.items():
-        refused, wanted = wanted.startswith("!"), wanted.removeprefix("!")
-        many = re.fullmatch(r"in\((.*)\)", wanted)
-        values = [one.strip() for one in many[1].split(",")] if many else [wanted]
-        if (labels.get(key) in values) == refused:
-            return False
-    return True
 
 
 def _machines(group: dict[str, Any], most: int) -> Machines:

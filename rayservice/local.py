@@ -17,10 +17,12 @@ def deploy(
 ) -> None:
     """Give a running Ray the Serve config that the RayService would have; with `no_gpus` models take CPUs instead.
 
-    Nodes must have the labels of the catalog's pools, if it has any. Where Ray Serve runs already, it keeps the
+    Nodes must have the labels of the catalog's pools, if it has any; without pools Ray places what it finds room
+    for. Where Ray Serve runs already, it keeps the
     ports it has. Raises `ClusterError`.
     """
-    config = serve_config(placed(catalog), "0.0.0.0", port, grpc_port, pools=bool(catalog.pools))
+    known = placed(catalog) if catalog.pools else catalog
+    config = serve_config(known, "0.0.0.0", port, grpc_port, pools=bool(catalog.pools))
     if no_gpus:
         on_cpus(config)
     _ask("PUT", f"{url}/api/serve/applications/", config)
@@ -28,13 +30,13 @@ def deploy(
 
 def applications(url: str) -> dict[str, dict[str, Any]]:
     """What Ray Serve says of its applications, their deployments and replicas. Raises `ClusterError`."""
-    found: dict[str, dict[str, Any]] = _ask("GET", f"{url}/api/serve/applications/").json()["applications"]
+    found: dict[str, dict[str, Any]] = _said(f"{url}/api/serve/applications/", "applications")
     return found
 
 
 def nodes(url: str) -> list[dict[str, Any]]:
     """Ray's nodes, those that are gone too, with their labels and resources. Raises `ClusterError`."""
-    found: list[dict[str, Any]] = _ask("GET", f"{url}/api/v0/nodes?detail=1").json()["data"]["result"]["result"]
+    found: list[dict[str, Any]] = _said(f"{url}/api/v0/nodes?detail=1", "data", "result", "result")
     return found
 
 
@@ -48,16 +50,28 @@ def on_cpus(config: dict[str, Any]) -> None:
                 actor.setdefault("runtime_env", {}).setdefault("env_vars", {})["CUDA_VISIBLE_DEVICES"] = ""
 
 
+def _said(url: str, *keys: str) -> Any:
+    try:
+        found = _ask("GET", url).json()
+        for key in keys:
+            found = found[key]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ClusterError(f"what answers at {url} is not Ray's dashboard, whose port is {DASHBOARD_PORT}") from error
+    return found
+
+
 def _ask(method: str, url: str, config: dict[str, Any] | None = None) -> httpx.Response:
     token = environment.ray_token()
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
         answer = httpx.request(method, url, json=config, headers=headers, timeout=60)
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise ClusterError(f"no Ray answers at {url} ({error}); its dashboard's port is {DASHBOARD_PORT}") from error
     if answer.status_code in (401, 403):
         raise ClusterError(f"Ray at {url} asks for its token: set RAY_AUTH_TOKEN to it")
     if answer.status_code != 200:
-        did = "refused the application" if config else "does not say"
-        raise ClusterError(f"Ray {did} with {answer.status_code}: {answer.text[:1000]}")
+        said = f"{answer.status_code}: {' '.join(answer.text.split())[:1000]}"
+        if config:
+            raise ClusterError(f"Ray refused the application with {said}")
+        raise ClusterError(f"what answers at {url} says {said}; the port of Ray's dashboard is {DASHBOARD_PORT}")
     return answer

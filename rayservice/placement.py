@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ByteSize
 
-from rayservice.lint_serve import selects
+from rayservice.lint_cluster import selects
 from serve_app.application import POOL_LABEL
 from serve_app.catalog import Catalog
 
@@ -34,7 +34,10 @@ class Machine:
 
 
 def machines(nodes: Iterable[Mapping[str, Any]], applications: Mapping[str, Any]) -> list[Machine]:
-    """The machines that are up, of what `/api/v0/nodes` and `/api/serve/applications/` say."""
+    """The machines that are up, of what `/api/v0/nodes` and `/api/serve/applications/` say.
+
+    The head is one of them only where replicas may be on it.
+    """
     taken: dict[str, dict[str, float]] = {}
     for application in applications.values():
         for deployment in (application.get("deployments") or {}).values():
@@ -53,7 +56,7 @@ def machines(nodes: Iterable[Mapping[str, Any]], applications: Mapping[str, Any]
             },
         )
         for node in nodes
-        if node["state"] == "ALIVE" and not node.get("is_head_node")
+        if node["state"] == "ALIVE" and (node["resources_total"].get("CPU") or not node.get("is_head_node"))
     ]
 
 

@@ -26,19 +26,19 @@ class Progress:
 
 def progress(manifest: Mapping[str, Any], states: Sequence[State] | None) -> Progress:
     """Of one look. `Ready` alone means only that there are endpoints, and stays after an update that failed, so it
-    counts once KubeRay has seen the newest version and every application runs.
+    counts once KubeRay has seen the newest version and every application runs. What failed may be of the version
+    before, until KubeRay has put the newest one in place.
 
     `states` are the models', None where they could not be asked.
     """
     status = manifest.get("status") or {}
+    if status.get("observedGeneration", 0) < manifest["metadata"].get("generation", 1):
+        return Progress(False, "KubeRay has not seen the newest version yet")
     for name, one in applications(manifest):
         if one.get("status") == FAILED:
             return Progress(False, "", f"application {name} failed: {_reason(one)}")
-    for state in states or ():
-        if state["state"] == "failed":
-            return Progress(False, "", f"model {state['name']} failed: {state.get('reason') or 'no reason given'}")
-    if status.get("observedGeneration", 0) < manifest["metadata"].get("generation", 1):
-        return Progress(False, "KubeRay has not seen the newest version yet")
+    if wrong := next((_wrong(state) for state in states or () if _wrong(state)), None):
+        return Progress(False, "", wrong)
     conditions = {one.get("type"): one for one in status.get("conditions") or []}
     waiting = [f"application {name} is {one.get('status')}" for name, one in applications(manifest)]
     waiting = [line for line in waiting if not line.endswith(" is RUNNING")]
@@ -80,9 +80,19 @@ def local_table(
 
 
 def local_ready(applications: Mapping[str, Any], states: Sequence[State] | None) -> bool:
-    """Whether a Ray without Kubernetes runs every application, and every model could be asked and is ready."""
+    """Whether a Ray without Kubernetes runs every application, and every model is ready with its newest settings."""
     running = [one["status"] == "RUNNING" for one in applications.values()]
-    return bool(running and all(running) and states) and all(one["state"] in READY for one in states or ())
+    return bool(running and all(running) and states) and all(
+        one["state"] in READY and not _wrong(one) for one in states or ()
+    )
+
+
+def _wrong(state: State) -> str:
+    """Why a model does not serve its newest settings, if it never will."""
+    reason = state.get("reason") or "no reason given"
+    if state["state"] == "failed":
+        return f"model {state['name']} failed: {reason}"
+    return f"model {state['name']} goes on with its former settings: {reason}" if "reason" in state else ""
 
 
 Row = tuple[str, str, str, str]

@@ -169,6 +169,14 @@ def load(name: str) -> Catalog:
 
 def parse(data: object, where: str = "the catalog") -> Catalog:
     """A catalog from what a YAML file holds. Raises `CatalogError` with everything that is wrong."""
+    if not isinstance(data, dict):
+        holds = "nothing" if data is None else f"a {type(data).__name__}, {str(data)[:40]!r}"
+        raise CatalogError(f"{where} is not a catalog: it holds {holds}; a catalog has keys, of which models is needed")
+    if "apiVersion" in data and "kind" in data:
+        raise CatalogError(
+            f"{where} is not a catalog but a Kubernetes object, {data['kind']}; `serve-app "
+            "import` makes catalogs of KServe's, and `serve-app lint` looks into what was rendered"
+        )
     try:
         catalog = Catalog.model_validate(data)
     except ValidationError as error:

@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from deployments.errors import ServeAppError
+from deployments import own_classes
+from deployments.errors import ServeAppError, SourceError
 from serve_app import catalog as catalogs
 from serve_app import environment, instance, screen
+from serve_app.catalog import CatalogError
 
 app = typer.Typer(help="One Ray Serve application for a whole model stack.", no_args_is_help=True, add_completion=False)
 catalog_app = typer.Typer(help="Catalogs: the files that say which models there are.", no_args_is_help=True)
@@ -103,6 +105,16 @@ def schema() -> None:
 def check(file: Annotated[str, typer.Argument(help="A catalog's file, or the name of a shipped one.")]) -> None:
     """Say whether a catalog is valid, or everything that is wrong with it."""
     found = catalogs.load(file)
+    wrong = []
+    for model in found.models:
+        for one in own_classes.named(model.transformer_settings, model.engine):
+            try:
+                if said := own_classes.complaint(one):
+                    wrong.append(f"{model.name}: {one.key}: {said}")
+            except SourceError as error:
+                print(f"not checked: {model.name}: {one.key} {one.name}: {error.message}")
+    if wrong:
+        raise CatalogError("\n".join([f"{file} names classes that are not there:", *(f"  {one}" for one in wrong)]))
     print(f"{file}: valid; {len(found.models)} models: {', '.join(model.name for model in found.models)}")
     if found.graphs:
         print(f"{len(found.graphs)} graphs: {', '.join(one.name for one in found.graphs)}")

@@ -1,10 +1,15 @@
-"""What stands before Ray Serve's own part of an ingress replica's HTTP server: it notices clients that hang up.
+"""What stands before Ray Serve's own part of an ingress replica's HTTP server: it notices clients that hang up, and has
+the head of an answer leave with its body.
 
 Ray Serve would do that with two tasks and a queue for every request. Most are answered before a client could have
 hung up, so here nobody listens for it until a request has taken `PATIENCE_S`. See docs/adr/0017.
+
+The server writes head and body one after the other. A replica that dies between the two has begun an answer, which
+HAProxy can then no longer have from another replica.
 """
 
 import asyncio
+from typing import Any
 
 from ray import serve
 from ray.serve.exceptions import RayServeException
@@ -14,6 +19,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from deployments.asgi import new_id
 
 PATIENCE_S = 0.01
+TOGETHER_BYTES = 64 << 10
+"""Larger bodies are not copied to be behind their heads."""
 ID = b"x-request-id"
 TIMEOUT = b"x-request-timeout-seconds"
 LEFT_TO_US = (b"x-request-disconnect-disabled", b"?1")
@@ -46,7 +53,7 @@ class Front:
         if ID not in names:
             scope["headers"].append((ID, new_id().encode()))
         scope["headers"].append(LEFT_TO_US)
-        watch = _Watch(receive, send)
+        watch = _Watch(receive, send, _pen_of(send))
         try:
             await self._app(scope, watch.receive, watch.send)
         finally:
@@ -56,8 +63,8 @@ class Front:
 class _Watch:
     """One request's messages, and from `PATIENCE_S` after its body's end until its answer's, an eye on its client."""
 
-    def __init__(self, receive: Receive, send: Send) -> None:
-        self._receive, self._send = receive, send
+    def __init__(self, receive: Receive, send: Send, pen: "_Pen | None") -> None:
+        self._receive, self._send, self._pen = receive, send, pen
         self._task = asyncio.current_task()
         self._answered = False
         self._timer: asyncio.TimerHandle | None = None
@@ -71,6 +78,8 @@ class _Watch:
 
     async def send(self, message: Message) -> None:
         self._answered = message["type"] == "http.response.body" and not message.get("more_body", False)
+        if self._pen:
+            self._pen.holds(message["type"] == "http.response.start")
         await self._send(message)
 
     def end(self) -> None:
@@ -87,3 +96,48 @@ class _Watch:
             pass
         if self._task and not self._answered:  # a server says `disconnect` after the answer, too
             self._task.cancel()
+
+
+class _Pen:
+    """A connection's transport, by which what is held leaves in one write with the next piece of the same moment."""
+
+    def __init__(self, transport: asyncio.WriteTransport) -> None:
+        self._transport, self._holds, self._held = transport, False, b""
+
+    def holds(self, holds: bool) -> None:
+        """Whether what is written from here on is held; until the event loop comes to something else at most."""
+        self._holds = holds
+        if holds:
+            asyncio.get_running_loop().call_soon(self._let_go)
+
+    def write(self, data: bytes) -> None:
+        if self._holds:
+            self._held += data
+            return
+        held, self._held = self._held, b""
+        if held and len(data) > TOGETHER_BYTES:
+            self._transport.write(held)
+            held = b""
+        self._transport.write(held + data if held else data)
+
+    def close(self) -> None:
+        self._let_go()
+        self._transport.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def _let_go(self) -> None:
+        self._holds = False
+        if self._held:
+            self.write(b"")
+
+
+def _pen_of(send: Send) -> _Pen | None:
+    """A pen for the connection behind uvicorn's `send`, which writes with it from now on; None for other servers."""
+    cycle = getattr(send, "__self__", None)
+    transport = getattr(cycle, "transport", None)
+    if cycle is None or transport is None:
+        return None
+    pen = cycle.transport = _Pen(transport)
+    return pen

@@ -225,6 +225,12 @@ def host_label(host: str) -> str:
     return host.partition(":")[0].partition(".")[0]
 
 
+def takes(path: str, task: Task) -> bool:
+    """Whether models of that task answer a POST there, by what the protocols' routers declare."""
+    routes = (route for route, of in _ALL if of == task and isinstance(route, APIRoute) and "POST" in route.methods)
+    return any(route.path_regex.match(path) for route in routes)
+
+
 def _task_of(path: str) -> Task | None:
     """The task of the endpoint at `path`, if one is there."""
     return ENDPOINTS.get(path) or next((task for pattern, task in _PATTERNS if pattern.match(path)), None)

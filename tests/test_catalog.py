@@ -98,6 +98,16 @@ def test_files_that_are_no_catalog_are_refused(text: str, tmp_path: Path) -> Non
         catalogs.load(str(file))
 
 
+def test_other_files_are_told_what_they_are() -> None:
+    for data, said in (
+        (None, "it holds nothing"),
+        ("x", "a str, 'x'"),
+        ({"apiVersion": "v1", "kind": "Pod"}, "object, Pod"),
+    ):
+        with pytest.raises(CatalogError, match=f"c is not a catalog.*{said}"):
+            catalogs.parse(data, "c")
+
+
 def test_an_unknown_catalog_names_the_shipped_ones() -> None:
     with pytest.raises(CatalogError, match="embedded"):
         catalogs.load("nope")

@@ -1,7 +1,8 @@
-"""Clients that hang up, before a real HTTP server."""
+"""Clients that hang up, and answers in one piece, before a real HTTP server."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ class App:
         self.go, self.begun, self.ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.headers: list[tuple[bytes, bytes]] = []
         self.cancelled = False
+        self.between: asyncio.Event | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.headers = list(scope["headers"])
@@ -29,6 +31,8 @@ class App:
         try:
             await self.go.wait()
             await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+            if self.between:
+                await self.between.wait()
             await send({"type": "http.response.body", "body": b"ok"})
             await asyncio.sleep(0.05)
         except asyncio.CancelledError:
@@ -91,6 +95,34 @@ async def test_a_request_with_a_timeout_is_left_to_ray(app: App) -> None:
     app.go.set()
     _, writer = await ask(app, b"X-Request-Timeout-Seconds: 5\r\n")
     assert LEFT_TO_US not in app.headers
+    writer.close()
+
+
+async def test_the_head_of_an_answer_leaves_with_its_body(app: App) -> None:
+    """Else a replica that dies between the two has begun an answer, and HAProxy cannot have it from another one."""
+    app.go.set()
+    sizes = await asyncio.to_thread(lambda: [len(answer) for answer in asked(app.port, 60)])  # type: ignore[attr-defined]
+    assert len(set(sizes)) == 1, sizes
+
+
+def asked(port: int, times: int) -> Iterator[bytes]:
+    """What is there of each answer when the first of it is there."""
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        for _ in range(times):
+            client.sendall(REQUEST % b"X-Request-Id: 1\r\n")
+            answer = client.recv(1000)
+            yield answer
+            if not answer.endswith(b"ok"):
+                client.recv(1000)
+
+
+async def test_a_head_does_not_wait_for_a_body_that_is_not_there_yet(app: App) -> None:
+    app.between = asyncio.Event()
+    app.go.set()
+    reader, writer = await ask(app)
+    assert (await asyncio.wait_for(reader.read(1000), 5)).endswith(b"\r\n\r\n")
+    app.between.set()
+    assert await asyncio.wait_for(reader.read(1000), 5) == b"ok"
     writer.close()
 
 

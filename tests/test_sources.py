@@ -27,6 +27,12 @@ def test_a_folder(tmp_path: Path) -> None:
     assert resolve(f"file://{tmp_path}/a%20b") == tmp_path / "a b"
 
 
+def test_a_folder_of_a_claim_that_is_mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "CLAIMS", str(tmp_path))
+    (tmp_path / "models" / "iris").mkdir(parents=True)
+    assert resolve("pvc://models/iris") == tmp_path / "models" / "iris"
+
+
 @pytest.mark.parametrize(
     ("source", "says"),
     [

@@ -302,3 +302,12 @@ def find(name: str) -> type[Engine]:
         raise BadRequest(f"unknown engine {name!r}; have: {', '.join(names())}", param="engine")
     engine: type[Engine] = importlib.import_module(f"{__name__}.{name}").Engine
     return engine
+
+
+def may_have_own_app(name: str) -> bool:
+    """Whether models of that engine may have an ASGI app of their own, and so answer paths that no protocol here has.
+
+    Raises `BadRequest` naming the engines there are.
+    """
+    engine = find(name)
+    return engine.task in ("generate", "predict") and getattr(engine, "app", engine) is not None

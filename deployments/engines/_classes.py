@@ -18,7 +18,6 @@ from deployments.engines._modules import Folder
 from deployments.errors import EngineError, LoadError, ServeAppError
 
 log = logging.getLogger(__name__)
-FORM = "write it as module:Name, such as model:Model"
 
 
 class OwnClass:
@@ -34,7 +33,7 @@ class OwnClass:
         self._model: Any = None
 
     def make(self, named: str, arguments: dict[str, Any]) -> Any:
-        """An instance of the class `named`, loaded. Blocks. Raises `LoadError`."""
+        """An instance of the class `named` (`module:Name`), loaded. Blocks. Raises `LoadError`."""
         self._context.progress(f"importing {named}")
         made = self._find(named)
         self._context.progress("waiting until another model's class is loaded")
@@ -50,8 +49,6 @@ class OwnClass:
 
     def _find(self, named: str) -> type[Any]:
         module_name, _, name = named.partition(":")
-        if not module_name or not name:
-            raise LoadError(f"{self._key}: {named!r} names no class; {FORM}")
         try:
             module = self._folder.load(module_name)
         except ModuleNotFoundError as error:

@@ -19,7 +19,7 @@ from deployments.engines._classes import OwnClass
 from deployments.engines._lifespan import Lifespan
 from deployments.engines._rows import Rows, Tensors, Wanted
 from deployments.errors import BadRequest, EngineError, LoadError, QueueFull, ServeAppError
-from deployments.settings import Frozen
+from deployments.settings import ClassName, Frozen
 from deployments.specs import Array, TensorSpec
 from deployments.waiting import Item
 
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 class Options(Frozen):
-    class_: str = Field(
+    class_: ClassName = Field(
         "model:Model", alias="class", description="module:Name; a module in the folder or an installed one"
     )
     arguments: dict[str, Any] = Field({}, description="what the class is made with")

@@ -6,6 +6,7 @@ from deployments import sources
 from rayservice.documents import KSERVE_LABEL
 from rayservice.kserve.predictors import Imported
 from rayservice.kserve.reading import Reading
+from rayservice.kserve.words import TEMPLATE
 from rayservice.yaml_text import Said
 
 
@@ -80,6 +81,8 @@ def variables(found: list[tuple[dict[str, Any], str]], report: list[str]) -> lis
         name = str(given.get("name"))
         secret = (given.get("valueFrom") or {}).get("secretKeyRef")
         entry: dict[str, Any] = {"value": str(given["value"])} if given.get("value") is not None else {}
+        if left := TEMPLATE.findall(entry.get("value", "")):
+            report.append(f"{where}: {name}: no value for {', '.join(left)} is in these files; see cluster.env")
         if secret:
             entry["secret"] = {"name": secret.get("name"), "key": secret.get("key")}
         elif "value" not in entry:
@@ -89,7 +92,25 @@ def variables(found: list[tuple[dict[str, Any], str]], report: list[str]) -> lis
             report.append(f"{where}: {name} is another value in {made[name][1]}, and all pods have the same one")
             continue
         made.setdefault(name, (entry, where))
+    _endpoint(made, report)
     return [
         {"name": name, **{key: Said(value, where) for key, value in entry.items()}}
         for name, (entry, where) in made.items()
     ]
+
+
+def _endpoint(made: dict[str, tuple[dict[str, Any], str]], report: list[str]) -> None:
+    """KServe's names for a store of S3's kind, as all of AWS's clients call them; adds `AWS_ENDPOINT_URL`."""
+    if "S3_ENDPOINT" in made and "AWS_ENDPOINT_URL" not in made:
+        entry, where = made["S3_ENDPOINT"]
+        value = entry.get("value")
+        if value is None:
+            report.append(f"{where}: S3_ENDPOINT is in a secret; put its URL, http:// and all, into AWS_ENDPOINT_URL")
+        else:
+            secure = made.get("S3_USE_HTTPS", ({}, ""))[0].get("value", "1") not in ("0", "false", "False")
+            url = value if "://" in value else f"{'https' if secure else 'http'}://{value}"
+            made["AWS_ENDPOINT_URL"] = ({"value": url}, f"S3_ENDPOINT of {where}")
+    if "S3_VERIFY_SSL" in made:
+        report.append(
+            f"{made['S3_VERIFY_SSL'][1]}: S3_VERIFY_SSL is not read here; AWS_CA_BUNDLE names a file of certificates"
+        )

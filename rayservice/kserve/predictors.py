@@ -74,7 +74,7 @@ def imported(service: Reading, all_runtimes: Sequence[Reading], report: list[str
     _resources(one, service, base, runtime, report)
     _scaling(one, service, report)
     _placement(one, service)
-    one.variables += variables(containers)
+    one.variables += variables(containers, service)
     if secret := service.text("metadata", "annotations", f"{ANNOTATION}storageSecretName"):
         one.secrets.append((secret, service.where("metadata", "annotations", f"{ANNOTATION}storageSecretName")))
     _losses(service, base, runtime, report)
@@ -153,6 +153,8 @@ def _engine(one: Imported, containers: list[Container], form: str | None, report
         engine = "python"
     if image:
         report.append(f"{service.where()}: the image {image} is not used; what was built into it is not carried over")
+    if engine == "sklearn":
+        why += "; if the file is a pickle and you trust where it comes from, write options: {trust: true}"
     one.entry |= {"name": one.name, "engine": Said(engine, why)}
     if names := [name for name in dict.fromkeys(args.names) if name != one.name]:
         one.entry["aliases"] = Said(names, "its names in the arguments")

@@ -6,11 +6,12 @@ from typing import Any
 
 from rayservice.kserve.reading import Key, Reading
 
-PLACEHOLDER = re.compile(r"\{\{\s*\.(Name|Namespace)\s*\}\}")
+PLACEHOLDER = re.compile(r"\{\{\s*\.(?:(Name|Namespace)|(Labels|Annotations)\.(\w+))\s*\}\}")
 """What KServe fills into a runtime's container, from the metadata of the InferenceService."""
 VARIABLE = re.compile(r"\$\$(?=\()|\$\(([A-Za-z_][\w.-]*)\)")
 """What Kubernetes fills in, from the container's environment; `$$(` is a `$(` that stays."""
-UNFILLED = re.compile(r"\{\{.*?\}\}|\$\([A-Za-z_][\w.-]*\)")
+TEMPLATE = re.compile(r"\{\{.*?\}\}")
+UNFILLED = re.compile(TEMPLATE.pattern + r"|\$\([A-Za-z_][\w.-]*\)")
 """What is left of either."""
 Container = tuple[Reading, tuple[Key, ...]]
 """The object that has it, and where in it."""
@@ -36,23 +37,33 @@ def words(containers: Sequence[Container], service: Reading, report: list[str]) 
     return found
 
 
-def variables(containers: Sequence[Container]) -> Iterator[tuple[dict[str, Any], str]]:
-    """Environment variables and their places. Raises `DocumentError` for what is no list of objects."""
+def variables(containers: Sequence[Container], service: Reading) -> Iterator[tuple[dict[str, Any], str]]:
+    """Environment variables, with the service's names in them, and their places.
+
+    Raises `DocumentError` for what is no list of objects.
+    """
     for reading, base in containers:
         for index, variable in enumerate(reading.objects(*base, "env")):
+            if variable.get("value") is not None:
+                variable = variable | {"value": _named(str(variable["value"]), service)}
             yield variable, reading.where(*base, "env", index)
 
 
 def _values(containers: Sequence[Container], service: Reading) -> dict[str, str]:
     """Of variables whose values are in the files; one may be made of those before it."""
     made: dict[str, str] = {}
-    for variable, _ in variables(containers):
-        if variable.get("value") is not None:
-            text = _named(str(variable["value"]), service)
+    for variable, _ in variables(containers, service):
+        if (text := variable.get("value")) is not None:
             made[str(variable.get("name"))] = VARIABLE.sub(lambda m: made.get(m[1], m[0]) if m[1] else "$", text)
     return made
 
 
 def _named(text: str, service: Reading) -> str:
     names = {"Name": service.document.name, "Namespace": service.document.namespace}
-    return PLACEHOLDER.sub(lambda match: names[match[1]], text)
+
+    def value(found: re.Match[str]) -> str:
+        if found[1]:
+            return names[found[1]]
+        return service.text("metadata", found[2].lower(), found[3]) or found[0]
+
+    return PLACEHOLDER.sub(value, text)

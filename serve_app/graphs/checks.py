@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
+from deployments import engines
 from deployments.engines import Task
 from deployments.errors import listed
 from serve_app.graphs.spec import Graph
@@ -17,6 +18,9 @@ class Known(Protocol):
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def engine(self) -> str: ...
 
     @property
     def aliases(self) -> Sequence[str]: ...
@@ -40,7 +44,7 @@ def graph_complaints(graphs: Sequence[Graph], models: Sequence[Known]) -> Iterat
 
 def _wrong_path(path: str, model: Known) -> str | None:
     """Why that path is none of the model's, where that is known."""
-    from serve_app.resolve import ENDPOINTS, KSERVE_PREFIXES  # here, for it takes a second
+    from serve_app.resolve import ENDPOINTS, KSERVE_PREFIXES, takes  # here, for it takes a second
 
     if ENDPOINTS.get(path, model.task) != model.task:
         return f"{path} is for {ENDPOINTS[path]}; {model.name} does {model.task}"
@@ -48,4 +52,8 @@ def _wrong_path(path: str, model: Known) -> str | None:
     names = "|".join(re.escape(name) for name in (model.name, *model.aliases))
     if prefix and not re.match(rf"({names})([:/]|$)", path.removeprefix(prefix)):
         return f"{path} names another model than serviceName, which is {model.name}"
+    if model.engine in engines.names() and not engines.may_have_own_app(model.engine) and not takes(path, model.task):
+        own = [endpoint for endpoint, task in ENDPOINTS.items() if task == model.task and "{" not in endpoint]
+        have = [*own, f"/v1/models/{model.name}:predict", f"/v2/models/{model.name}/infer"]
+        return f"{model.name}, of engine {model.engine}, has no {path}; it takes {listed(have)}"
     return None

@@ -113,9 +113,9 @@ class Cluster:
         assert shown.exception is None or isinstance(shown.exception, SystemExit), shown.exception
         return shown.exit_code, shown.output
 
-    def deploy(self, file: Path) -> None:
+    def deploy(self, file: Path, *options: str) -> None:
         ports = ("--port", str(self.ports["head"]), "--grpc-port", str(self.grpc_port))
-        code, output = self.serve_app("deploy", str(file), *ports)
+        code, output = self.serve_app("deploy", str(file), *ports, *options)
         assert code == 0, output
 
     def status(self, file: Path) -> tuple[int, str]:
@@ -168,6 +168,7 @@ class Cluster:
         image = {one["name"]: one["value"] for one in container(group)["env"]}
         ours |= {name: value for name, value in image.items() if name != "RAY_SERVE_HAPROXY_BINARY_PATH"}
         ours["RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S"] = "1"  # Ray's 30 are for balancers that poll
+        ours["RAY_health_check_period_ms"] = "1000"  # a machine is gone after five that fail; by default 3 s each
         if name != "head":
             ours["RAY_SERVE_WORKER_PROXY_HTTP_PORT"] = str(self.ports[name])
             ours["RAY_SERVE_WORKER_PROXY_GRPC_PORT"] = str(machine.free_port())

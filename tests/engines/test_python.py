@@ -15,6 +15,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from deployments.asgi import Head, run_unary
 from deployments.engines import LoadContext, PredictEngine
@@ -419,8 +420,9 @@ async def test_what_cannot_be_found_is_said_with_what_there_is(write: Write) -> 
     assert "no module 'modle' in " in (said := await refused(folder, **{"class": "modle:Ranker"}))
     assert "did you mean 'model'? Have: model, other" in said
     assert "no module 'json.nothing'" in await refused(folder, **{"class": "json.nothing:Ranker"})
-    for wrong in ("Ranker", "model:", ":Ranker"):
-        assert "write it as module:Name" in await refused(folder, **{"class": wrong})
+    for wrong in ("Ranker", "model:", ":Ranker", "nomodule.Thing"):
+        with pytest.raises(ValidationError, match="write it as module:Name"):
+            await refused(folder, **{"class": wrong})
     assert "Ranker has neither predict nor app; it has: nothing" in await refused(folder, **{"class": "model:Ranker"})
 
 

@@ -14,6 +14,7 @@ from tests.graphs.graphed import node
 MODELS = [
     {"name": "a", "engine": "sklearn", "source": "file:///x", "aliases": ["Org/a"]},
     {"name": "e", "engine": "sentence_transformers", "source": "file:///x"},
+    {"name": "own", "engine": "python", "source": "file:///x"},
 ]
 A = {"serviceName": "a"}
 MANIFESTS = """
@@ -114,6 +115,12 @@ def test_graphs_travel_to_the_gateway_as_they_were_written() -> None:
         (sequence(A | {"path": "v1/rerank"}), r"steps\[0\].path"),
         (sequence(A | {"path": "/v1/embeddings"}), "/v1/embeddings is for embed; a does predict"),
         (sequence(A | {"path": "/v2/models/e/infer"}), "names another model than serviceName, which is a"),
+        (
+            sequence(A | {"path": "/v1/nonsense"}),
+            "a, of engine sklearn, has no /v1/nonsense; it takes /v1/models/a:pred",
+        ),
+        (sequence(A | {"path": "/v1/models/a:say"}), "has no /v1/models/a:say"),
+        (sequence({"serviceName": "e", "path": "/my/own"}), "has no /my/own; it takes /v1/embeddings, /embed"),
         (sequence(A | {"request": "${response}"}), "no step comes before it"),
         (sequence(A | {"request": "${request.a..b}"}), "no GJSON path"),
         (sequence(A | {"request": "${steps.b.x}"}), "no step before it is called so; have: none"),
@@ -126,9 +133,17 @@ def test_what_is_wrong_is_said_with_its_place(nodes: dict[str, Any], complaint: 
         parse(nodes)
 
 
-@pytest.mark.parametrize("path", ["/v1/models/a:predict", "/v1/models/Org/a:predict", "/v2/models/a/infer", "/my/own"])
-def test_paths_that_a_model_may_have(path: str) -> None:
-    assert parse(sequence(A | {"path": path})).graphs
+@pytest.mark.parametrize(
+    ("model", "path"),
+    [
+        ("a", "/v1/models/a:predict"),
+        ("a", "/v1/models/Org/a:predict"),
+        ("a", "/v2/models/a/versions/1/infer"),
+        ("own", "/my/own"),
+    ],
+)
+def test_paths_that_a_model_may_have(model: str, path: str) -> None:
+    assert parse(sequence({"serviceName": model, "path": path})).graphs
 
 
 @pytest.mark.parametrize("name", ["a", "a-predictor", "Org"])

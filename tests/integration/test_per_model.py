@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
+from typer.testing import CliRunner
 
+from rayservice.cli import app
 from tests.engines.estimators import IRIS_ROWS, make_identity, make_iris
 from tests.graphs.graphed import node, to
 from tests.integration.applications import Application, running
@@ -221,6 +223,26 @@ def test_adding_and_removing_a_model_leaves_every_process(apart: Application, ca
             apart.deploy(catalog)
             apart.until(lambda: prediction(f"{apart.url}/v1/models/second:predict").status_code == 404)
     assert set(seen) == {200}, seen
+    assert processes(apart) == before
+
+
+def test_gpus_become_cpus_where_asked_to(apart: Application, catalog: dict[str, Any]) -> None:
+    """With as many CPUs as the models had before, so that no process is replaced."""
+    before, this = processes(apart), apart.instance()
+    with_gpus = copy.deepcopy(catalog)
+    for model in with_gpus["models"]:
+        if model["name"] in APART:
+            model["resources"] = {"gpu": 0.1, "cpu": 1}
+    apart.write(with_gpus)
+    url = f"http://127.0.0.1:{this.dashboard_port}"
+    arguments = ["deploy", str(apart.file), "--local", "--no-gpus", "--ray-url", url]
+    said = CliRunner().invoke(app, arguments, env={"RAY_AUTH_TOKEN": this.token})
+    assert said.exit_code == 0, said.output
+    apart.until(lambda: {one["status"] for one in apart.applications()} == {"RUNNING"})
+    found = {one["name"]: one["deployments"].get(one["name"]) for one in apart.applications()}
+    for name in APART:
+        assert (found[name]["required_resources"], found[name]["status"]) == ({"CPU": 0.1, "GPU": 0}, "HEALTHY")
+    assert prediction(f"{apart.url}/v1/models/iris:predict", "iris-predictor").json() == {"predictions": [0, 1, 2]}
     assert processes(apart) == before
 
 

@@ -17,7 +17,8 @@ from rayservice.cli import app
 from rayservice.client import ClusterError
 from rayservice.progress import progress, table
 from serve_app import catalog as catalogs
-from tests.rayservice.catalogs import NVIDIA, catalog, model
+from tests.rayservice.catalogs import NVIDIA, catalog, documents, model
+from tests.rayservice.test_render import EVERYTHING
 
 OF = catalog(model("a", resources={"vram": "6GiB"}), pools=[NVIDIA], namespace="ml", cluster={"alias_ports": [80]})
 
@@ -81,6 +82,19 @@ def test_what_is_deployed_is_found_and_deleted_again() -> None:
 
 
 @pytest.mark.usefixtures("kubeconfig")
+def test_what_is_applied_is_what_is_rendered() -> None:
+    """The client's classes of Kubernetes' own kinds drop what they do not know, and add no nulls."""
+    server = ApiServer()
+    everything = catalogs.parse({"name": "stack", "models": [model("a", resources={"gpu": 0.5})], **EVERYTHING})
+    clients.deploy(clients.connect(None, server), everything)
+    given = {
+        (one["kind"], one["metadata"]["namespace"], one["metadata"]["name"]): one for one in server.objects.values()
+    }
+    rendered = {(one.kind, one.namespace, one.name): one.data for one in documents(everything)}
+    assert given == {key: one for key, one in rendered.items() if key[0] != "Kustomization"}
+
+
+@pytest.mark.usefixtures("kubeconfig")
 def test_a_kind_that_the_cluster_lacks_is_named() -> None:
     with pytest.raises(ClusterError, match="are the CRDs of PodMonitor installed"):
         clients.deploy(clients.connect(None, ApiServer(missing="podmonitors")), OF)
@@ -90,6 +104,14 @@ def test_a_kind_that_the_cluster_lacks_is_named() -> None:
 def test_an_unknown_context_is_said() -> None:
     with pytest.raises(ClusterError, match="no cluster to talk to"):
         clients.connect("elsewhere")
+
+
+def test_a_file_that_is_no_kubeconfig_is_said(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    for text in ("a: [", "just text", "{}"):
+        (tmp_path / "kubeconfig").write_text(text)
+        with pytest.raises(ClusterError, match=r"^no cluster to talk to: [^\n]*$"):
+            clients.connect(None)
 
 
 def ray_service(application: str = "RUNNING", message: str = "", **status: Any) -> dict[str, Any]:
@@ -151,12 +173,25 @@ def test_waiting_ends_after_three_looks_in_a_row_that_find_all_ready() -> None:
             "application stack failed: ImportError: no x",
         ),
         (ray_service(), [{"name": "a", "state": "failed", "reason": "no file"}], "model a failed: no file"),
+        (ray_service(), [READY | {"reason": "no file"}], "model a goes on with its former settings: no file"),
         (ray_service(observedGeneration=1), None, "not ready after 0 s: KubeRay has not seen"),
+        (ray_service("DEPLOY_FAILED", observedGeneration=1), None, "not ready after 0 s: KubeRay has not seen"),
     ],
 )
 def test_waiting_ends_with_the_reason(manifest: dict[str, Any], states: Any, reason: str) -> None:
     with pytest.raises(ClusterError, match=reason):
         clients.wait(lambda: manifest, lambda: states, Console(quiet=True), timeout_s=0, sleep=lambda _: None)
+
+
+def test_what_failed_before_does_not_end_the_wait_for_what_is_newer() -> None:
+    failed = [{"name": "a", "state": "failed", "reason": "no file"}]
+    states = iter([failed, failed, [LOADING], [READY], [READY], [READY]])
+    clients.wait(ray_service, lambda: next(states), Console(quiet=True), timeout_s=60, sleep=lambda _: None)
+    assert next(states, None) is None
+    slept: list[float] = []
+    with pytest.raises(ClusterError, match="model a failed: no file"):
+        clients.wait(ray_service, lambda: failed, Console(quiet=True), timeout_s=60, sleep=slept.append)
+    assert len(slept) == 2
 
 
 def test_the_table_joins_what_kuberay_and_the_models_say() -> None:
@@ -191,6 +226,11 @@ def ray() -> Iterator[tuple[str, list[Any]]]:
             self.end_headers()
             self.wfile.write(b"because")
 
+        def do_GET(self) -> None:
+            self.send_response(404 if "nodes" in self.path else 200)
+            self.end_headers()
+            self.wfile.write(b'{"applications": {}}' if "empty" in self.path else b"<html>\n  something else\n</html>")
+
         def log_message(self, *_: Any) -> None:
             """Nothing on the terminal."""
 
@@ -224,10 +264,10 @@ def test_without_gpus_models_take_as_many_cpus(ray: tuple[str, list[Any]]) -> No
 
 
 def test_a_catalog_without_pools_asks_no_labels_of_a_local_ray(ray: tuple[str, list[Any]]) -> None:
-    local.deploy(catalogs.load("embedded"), ray[0])
-    assert not any(
-        "label_selector" in one["ray_actor_options"] for one in ray[1][0][2]["applications"][0]["deployments"]
-    )
+    local.deploy(catalog(model("a", resources={"gpu": 0.5})), ray[0])
+    actors = [one["ray_actor_options"] for one in ray[1][0][2]["applications"][0]["deployments"]]
+    assert not any("label_selector" in one for one in actors)
+    assert [one.get("num_gpus", 0) for one in actors] == [0, 0.5]
 
 
 def test_what_ray_refuses_is_said(ray: tuple[str, list[Any]]) -> None:
@@ -235,3 +275,14 @@ def test_what_ray_refuses_is_said(ray: tuple[str, list[Any]]) -> None:
         local.deploy(catalog(model("a"), name="refused"), ray[0])
     with pytest.raises(ClusterError, match="no Ray answers at"):
         local.deploy(OF, "http://127.0.0.1:9")
+    for url in ("127.0.0.1:8265", "http://[::1"):
+        with pytest.raises(ClusterError, match="no Ray answers at"):
+            local.applications(url)
+    with pytest.raises(ClusterError, match="is not Ray's dashboard, whose port is 8265"):
+        local.applications(ray[0])
+    with pytest.raises(
+        ClusterError, match="says 404: <html> something else </html>; the port of Ray's dashboard is 8265"
+    ):
+        local.nodes(ray[0])
+    found = CliRunner().invoke(app, ["status", "homelab", "--local", "--ray-url", f"{ray[0]}/empty"])
+    assert "runs nothing; `serve-app deploy homelab --local` puts it there" in str(found.exception)

@@ -42,5 +42,12 @@ def test_the_image_runs_as_the_pods_do_and_holds_what_the_probes_need(file: Path
     assert image(next(kind for kind, name in IMAGES.items() if name == file.stem.partition(".")[0])) in text
 
 
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_the_image_reads_all_sources_that_an_import_keeps(file: Path) -> None:
+    pins = re.search(r"^COPY (requirements/\S+)", file.read_text(), re.M)
+    assert pins
+    assert {"s3fs", "gcsfs"} <= set(re.findall(r"^([\w.-]+)==", (ROOT / pins[1]).read_text(), re.M))
+
+
 def test_all_have_the_same_python() -> None:
     assert len({line for file in FILES for line in file.read_text().splitlines() if line.startswith("FROM")}) == 1

@@ -75,6 +75,7 @@ def test_all_examples_import_together() -> None:
         ("AWS_ACCESS_KEY_ID", "accesskey", None),
         ("AWS_SECRET_ACCESS_KEY", "secretkey", None),
         ("S3_ENDPOINT", None, "http://minio.minio-system.svc:9000"),
+        ("AWS_ENDPOINT_URL", None, "http://minio.minio-system.svc:9000"),
     ]
     assert found.cluster.alias_namespaces["llm-service"] == ("ai-hub",)
     for said in (

@@ -31,9 +31,15 @@ def with_graph(*given: Document) -> tuple[Graph, list[str]]:
 
 def test_the_services_names_are_filled_into_its_runtimes_arguments() -> None:
     words = ["--model_name={{.Name}}", "--served-model-name={{ .Namespace }}-chat", "--dtype={{.Labels.dtype}}"]
-    model, report = only(vllm(storageUri="hf://a/b"), runtime("ServingRuntime", "ml", *words))
-    assert (model.aliases, model.options) == (("ml-chat",), {})
+    words += ["--max-model-len={{.Annotations.length}}"]
+    env = [{"name": "CACHE", "value": "/c/{{.Name}}"}, {"name": "TEAM", "value": "{{.Labels.team}}"}]
+    given = service(vllm(storageUri="hf://a/b"))
+    given.data["metadata"]["annotations"] = {"length": "7"}
+    found, report = imported(given, runtime("ServingRuntime", "ml", *words, env=env))
+    assert (found.models[0].aliases, found.models[0].options) == (("ml-chat",), {"max_model_len": 7})
+    assert [one.value for one in found.cluster.env] == [f"/c/{found.models[0].name}", "{{.Labels.team}}"]
     assert any("args[2]: --dtype={{.Labels.dtype}}: no value for {{.Labels.dtype}}" in line for line in report)
+    assert any("env[1]: TEAM: no value for {{.Labels.team}}" in line for line in report)
 
 
 def test_variables_in_arguments_are_those_of_the_container() -> None:
@@ -145,3 +151,22 @@ def test_the_formats_of_a_storage_container_are_reported() -> None:
     spec = {"container": {"image": "x"}, "supportedUriFormats": [{"prefix": "s3://"}, {"regex": "https://(.+?).blob"}]}
     _, report = imported(service(sklearn()), kind("ClusterStorageContainer", "c", spec))
     assert any("spec.supportedUriFormats: s3://, https://(.+?).blob; sources here are" in line for line in report)
+
+
+@pytest.mark.parametrize(
+    ("given", "url", "said"),
+    [
+        ({"S3_ENDPOINT": "minio:9000", "S3_USE_HTTPS": "0"}, "http://minio:9000", ""),
+        ({"S3_ENDPOINT": "minio:9000", "S3_VERIFY_SSL": "0"}, "https://minio:9000", "S3_VERIFY_SSL is not read here"),
+        ({"S3_ENDPOINT": "a:1", "AWS_ENDPOINT_URL": "http://b:2"}, "http://b:2", ""),
+        ({"S3_ENDPOINT": None}, None, "S3_ENDPOINT is in a secret"),
+    ],
+)
+def test_a_stores_address_is_also_what_all_clients_of_s3_call_it(
+    given: dict[str, str | None], url: str | None, said: str
+) -> None:
+    secret = {"secretKeyRef": {"name": "minio", "key": "url"}}
+    env = [{"name": k, "value": v} if v else {"name": k, "valueFrom": secret} for k, v in given.items()]
+    found, report = imported(service(sklearn(env=env)))
+    assert {one.name: one.value for one in found.cluster.env}.get("AWS_ENDPOINT_URL") == url
+    assert said in "\n".join(report)

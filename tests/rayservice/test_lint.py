@@ -1,6 +1,7 @@
 """Each trap that the linter knows: found where it is, and nothing found where it is not."""
 
 import copy
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,13 @@ from typer.testing import CliRunner
 from rayservice import schema
 from rayservice.cli import app
 from rayservice.documents import Document, DocumentError, read
-from rayservice.lint import lint
-from rayservice.lint_serve import selects
+from rayservice.lint import lint, unchecked
+from rayservice.lint_cluster import selects
 from rayservice.quantities import number
 from rayservice.render import render, write
 from rayservice.yaml_text import dump
 from serve_app import catalog as catalogs
-from tests.rayservice.catalogs import NVIDIA, catalog, model, parsed, shared
+from tests.rayservice.catalogs import NVIDIA, catalog, documents, model, parsed, shared
 
 OF = catalog(
     model("a", resources={"gpu": 0.5, "pool": "gpu"}),
@@ -61,6 +62,10 @@ def serve(change: Change) -> Change:
 def deployment(config: dict[str, Any], name: str) -> dict[str, Any]:
     found: list[dict[str, Any]] = config["applications"][0]["deployments"]
     return next(one for one in found if one["name"] == name)
+
+
+def graph(step: dict[str, Any]) -> dict[str, Any]:
+    return {"name": "g", "nodes": {"root": {"routerType": "Sequence", "steps": [step]}}}
 
 
 def test_nothing_is_wrong_with_what_is_rendered() -> None:
@@ -167,6 +172,24 @@ BAD: dict[str, tuple[Change, str]] = {
         serve(lambda c: deployment(c, "a")["user_config"]["models"]["a"].update(colour="red")),
         "user_config of a: ('colour',)",
     ),
+    "engine's options": (
+        serve(lambda c: deployment(c, "a")["user_config"]["models"]["a"].update(options={"colour": "red"})),
+        "user_config of a: ('colour',)",
+    ),
+    "claim that no pod mounts": (
+        serve(lambda c: deployment(c, "a")["user_config"]["models"]["a"].update(source="pvc://models/a")),
+        "a: no claim is mounted at /mnt/claims/models in the pods of gpu",
+    ),
+    "graph's model that is not there": (
+        serve(lambda c: deployment(c, "gateway")["user_config"].update(graphs=[graph({"serviceName": "z"})])),
+        "graphs[0] (g).nodes.root.steps[0].serviceName: no model 'z'; have: a, b, c",
+    ),
+    "graph's path that is not there": (
+        serve(
+            lambda c: deployment(c, "gateway")["user_config"].update(graphs=[graph({"serviceName": "a", "path": "/x"})])
+        ),
+        "steps[0].path: a, of engine ",
+    ),
     "deployment key that is dropped": (
         serve(lambda c: deployment(c, "a").update(num_gpus=1)),
         "deployment key 'num_gpus'",
@@ -201,6 +224,7 @@ def test_a_trap_is_found(change: Change, finding: str) -> None:
     assert any(finding in line for line in found), found
 
 
+MOUNT = {"name": "x", "mountPath": "/mnt/claims/models"}
 HARMLESS: dict[str, Change] = {
     "name of 47 letters": lambda m: m["metadata"].update(labels={"x": "y"}),
     "no ports at all on the head": lambda m: cluster(m)["headGroupSpec"]["template"]["spec"]["containers"][0].pop(
@@ -222,6 +246,10 @@ HARMLESS: dict[str, Change] = {
             deployment(c, "a")["ray_actor_options"].update(num_gpus=0.2, label_selector={}),
             deployment(c, "a").update(autoscaling_config={"min_replicas": 3, "max_replicas": 3}),
         )
+    ),
+    "a claim that is mounted": lambda m: (
+        serve(lambda c: deployment(c, "a")["user_config"]["models"]["a"].update(source="pvc://models/a"))(m),
+        group(m, 0)["template"]["spec"]["containers"][0].update(volumeMounts=[MOUNT]),
     ),
     "another application": serve(
         lambda c: c["applications"].append({"name": "other", "route_prefix": "/other", "import_path": "serve_app:app"})
@@ -335,6 +363,56 @@ def test_objects_in_no_shape_are_refused_with_file_and_place(tmp_path: Path, tex
     (tmp_path / "x.yaml").write_text(text)
     with pytest.raises(DocumentError, match=complaint):
         read([tmp_path / "x.yaml"])
+
+
+def own(folder: str, named: str, **rest: Any) -> list[Document]:
+    options = {"options": {"class": named}}
+    return documents(
+        catalog(model("a", engine="python", source=f"file://{folder}", **options, **rest), layout="per-model")
+    )
+
+
+@pytest.mark.parametrize(
+    ("named", "finding"),
+    [
+        ("nomodule:Thing", "options.class: there is no module 'nomodule' in "),
+        ("code:Nope", "options.class: module code in .* has no Nope; its classes: Mine"),
+        ("broken:Mine", "broken.py is not Python"),
+        ("code:Mine", ""),
+        ("code:Borrowed", ""),
+        ("open:Anything", ""),
+        ("json.decoder:JSONDecoder", ""),
+    ],
+)
+def test_classes_at_hand_are_looked_for_and_not_run(tmp_path: Path, named: str, finding: str) -> None:
+    code = "from json import JSONDecoder as Borrowed\nraise SystemExit\nclass Mine: pass"
+    for file, text in {"code": code, "broken": "class Mine", "open": "from json import *"}.items():
+        (tmp_path / f"{file}.py").write_text(text)
+    found = lint(own(str(tmp_path), named))
+    assert [bool(re.search(finding, str(one))) for one in found] == [True] * bool(finding), found
+    assert unchecked(own(str(tmp_path), named)) == []
+
+
+def test_a_catalogs_classes_are_looked_for_too(tmp_path: Path) -> None:
+    model_ = f"{{name: a, engine: python, source: file://{tmp_path}, options: {{class: mine:Mine}}}}"
+    (tmp_path / "c.yaml").write_text(f"models: [{model_}]")
+    refused = CliRunner().invoke(app, ["catalog", "check", str(tmp_path / "c.yaml")])
+    assert "a: options.class: there is no module 'mine'" in str(refused.exception)
+    assert str(tmp_path) in str(refused.exception)
+    (tmp_path / "mine.py").write_text("class Mine: pass")
+    assert CliRunner().invoke(app, ["catalog", "check", str(tmp_path / "c.yaml")]).exit_code == 0
+
+
+def test_classes_elsewhere_are_said_to_be_unchecked() -> None:
+    around = {"class": "t:T", "source": "hf://org/code", "resources": {"cpu": 1}}
+    given = own("/nowhere", "model:Model", transformer=around, explainer={"class": "e:E"})
+    assert lint(given) == []
+    said = [str(one).partition("user_config of ")[2] for one in unchecked(given)]
+    assert said == [
+        "a: options.class model:Model: file:///nowhere is not on this machine",
+        "a: explainer.class e:E: file:///nowhere is not on this machine",
+        "a: transformer.class t:T: hf://org/code is not on this machine",
+    ]
 
 
 def test_an_alias_in_no_shape_is_a_finding() -> None:

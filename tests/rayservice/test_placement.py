@@ -46,7 +46,16 @@ NO_ROOM = [
     ("no machine", [], f"{ASKED}, of which no machine is up; the catalog says 1"),
     ("a machine that died", [node(state="DEAD")], f"{ASKED}, of which no machine is up; the catalog says 1"),
     ("another pool's machine", [node(labels={"pool": "x"})], f"{ASKED}, of which no machine is up; the catalog says 1"),
-    ("the head", [node(is_head_node=True)], f"{ASKED}, of which no machine is up; the catalog says 1"),
+    (
+        "the head, where nothing is served",
+        [node(is_head_node=True, resources_total={"GPU": 1.0})],
+        f"{ASKED}, of which no machine is up; the catalog says 1",
+    ),
+    (
+        "a head that is the only machine",
+        [node(is_head_node=True)],
+        f"{ASKED}; 10.0.0.1 has 0.5 of 1 GPU, 1.5 of 2 CPU free",
+    ),
     (
         "a second machine, about to take it",
         [node(), node(node_id="n2", node_ip="10.0.0.2")],

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from deployments.errors import ServeAppError
 from rayservice import schema
+from rayservice.documents import read
+from rayservice.kserve import convert
 from rayservice.lint import lint
 from rayservice.plan import PlanError, plan
 from rayservice.render import render, write
@@ -43,6 +45,12 @@ def check(of: Catalog) -> None:
 @pytest.mark.parametrize("name", catalogs.shipped())
 def test_every_shipped_catalog_renders_valid_manifests(name: str, layout: str) -> None:
     check(catalogs.load(name).model_copy(update={"layout": layout}))
+
+
+@pytest.mark.parametrize("layout", ["single", "per-model"])
+def test_what_is_imported_of_kserves_manifests_renders_valid_ones(layout: str) -> None:
+    text, _ = convert(read([shared("kserve-examples")]))
+    check(catalogs.parse(parsed(text) | {"layout": layout}))
 
 
 EVERYTHING: dict[str, Any] = {
