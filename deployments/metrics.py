@@ -3,14 +3,14 @@
 Streams are timed where their bytes pass, in the model's replica. Knows nothing of what is answered.
 """
 
-import asyncio
 import math
 import time
 from collections.abc import Callable, MutableMapping
 from typing import Any
 
-from ray.util.metrics import Counter, Histogram
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+from deployments.histogram import Count, Histogram
 
 STREAM = b"text/event-stream"
 FIRST_S = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0]
@@ -47,7 +47,7 @@ class TokenTimes:
                         self._first.observe(now_s - began_s)
                     else:
                         self._between.observe((now_s - last_s) / events)
-                    self._tokens.inc(events)
+                    self._tokens.add(events)
                     seen, last_s = seen + events, now_s
                 await send(message)
 
@@ -108,9 +108,8 @@ class PredictTimes:
         return Marks(self._ended, explained)
 
     def _ended(self, marks: Marks, failed: bool) -> None:
-        # The counts are told to Ray when the answer is on its way: the client need not wait for that.
-        asyncio.get_running_loop().call_soon(self._tell, marks, failed)
         took_s = marks.end_s - marks.began_s
+        self._count.add(1)
         self.last_s = max(self.last_s, time.time() - took_s)
         if failed:
             self.failed += 1
@@ -119,14 +118,10 @@ class PredictTimes:
         self.done += 1
         self.done_s += took_s
         self.predict_s += marks.writing_s - marks.predicting_s
-
-    def _tell(self, marks: Marks, failed: bool) -> None:
-        self._count.inc()
-        if not failed:
-            self._read.observe(marks.predicting_s - marks.began_s)
-            (self._explain if marks.explained else self._predict).observe(marks.writing_s - marks.predicting_s)
-            self._write.observe(marks.end_s - marks.writing_s)
-            self._whole.observe(marks.end_s - marks.began_s)
+        self._read.observe(marks.predicting_s - marks.began_s)
+        (self._explain if marks.explained else self._predict).observe(marks.writing_s - marks.predicting_s)
+        self._write.observe(marks.end_s - marks.writing_s)
+        self._whole.observe(took_s)
 
     def loaded(self, took_s: float) -> None:
         """The model was loaded."""
@@ -134,15 +129,11 @@ class PredictTimes:
 
 
 def _histogram(model: str, name: str, says: str, bounds_s: list[float]) -> Histogram:
-    made = Histogram(name, says, bounds_s, ("model_name",))
-    made.set_default_tags({"model_name": model})
-    return made
+    return Histogram(name, says, bounds_s, {"model_name": model})
 
 
-def _counter(model: str, name: str, says: str) -> Counter:
-    made = Counter(name, says, ("model_name",))
-    made.set_default_tags({"model_name": model})
-    return made
+def _counter(model: str, name: str, says: str) -> Count:
+    return Count(name, says, {"model_name": model})
 
 
 def _events(body: bytes) -> int:

@@ -3,12 +3,10 @@
 Knows nothing of what goes through them.
 """
 
-import asyncio
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ray.util.metrics import Histogram
-
+from deployments.histogram import Histogram
 from deployments.metrics import PREDICT_S
 
 CLIENT_GONE = 499
@@ -27,24 +25,25 @@ class GraphTimes:
     """Times of requests and of steps by status (`code`); their counts are the histograms' own, `_count`."""
 
     def __init__(self) -> None:
-        self._requests = Histogram(
-            "inference_graph_request_duration_seconds",
-            "A request to a graph, until its answer has ended",
-            PREDICT_S,
-            ("graph_name", "code"),
-        )
-        self._steps = Histogram(
-            "inference_graph_step_duration_seconds",
-            "A step of a graph, until its answer has ended, or has begun where it is the graph's",
-            PREDICT_S,
-            ("graph_name", "step_name", "code"),
-        )
+        self._made: dict[tuple[str, ...], Histogram] = {}
 
     def ended(self, graph: str, status: int, took_s: float, steps: Sequence[Timing]) -> None:
-        """A request to that graph has ended, after these steps. Told to Ray when the answer is on its way."""
-        asyncio.get_running_loop().call_soon(self._tell, graph, status, took_s, tuple(steps))
-
-    def _tell(self, graph: str, status: int, took_s: float, steps: Sequence[Timing]) -> None:
-        self._requests.observe(took_s, {"graph_name": graph, "code": str(status)})
+        """A request to that graph has ended, after these steps."""
+        self._request(graph, str(status)).observe(took_s)
         for one in steps:
-            self._steps.observe(one.took_s, {"graph_name": graph, "step_name": one.step, "code": str(one.status)})
+            self._step(graph, one.step, str(one.status)).observe(one.took_s)
+
+    def _request(self, graph: str, code: str) -> Histogram:
+        name, says = "inference_graph_request_duration_seconds", "A request to a graph, until its answer has ended"
+        return self._histogram(name, says, {"graph_name": graph, "code": code})
+
+    def _step(self, graph: str, step: str, code: str) -> Histogram:
+        says = "A step of a graph, until its answer has ended, or has begun where it is the graph's"
+        tags = {"graph_name": graph, "step_name": step, "code": code}
+        return self._histogram("inference_graph_step_duration_seconds", says, tags)
+
+    def _histogram(self, name: str, says: str, tags: dict[str, str]) -> Histogram:
+        key = (name, *tags.values())
+        if key not in self._made:
+            self._made[key] = Histogram(name, says, PREDICT_S, tags)
+        return self._made[key]

@@ -1,0 +1,97 @@
+"""Counts and histograms of many values a second, kept here and told to Ray once a second.
+
+Ray's own `Histogram` costs the process some 6 µs for each value and Ray's agent up to 20, and its sums are of its
+buckets' middles, not of the values. Knows nothing of what is measured.
+"""
+
+import asyncio
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+
+from ray._raylet import Sum
+from ray.util.metrics import Counter, Metric
+
+TELL_S = 1.0
+"""How long after the first value since the last time."""
+
+
+class _Series(Metric):
+    """A series that grows, under its very name; to that of a `Counter` Ray adds `_total`."""
+
+    def __init__(self, name: str, says: str, tags: tuple[str, ...]) -> None:
+        super().__init__(name, says, tags)
+        self._metric = Sum(self._name, self._description, self._tag_keys)
+
+    def add(self, value: float, tags: dict[str, str]) -> None:
+        self._record(value, tags)
+
+
+class _Told:
+    """Has `_tell` called `TELL_S` after the first `_changed` since the last time; at once where no event loop runs."""
+
+    _due = False
+
+    def _changed(self) -> None:
+        if self._due:
+            return
+        self._due = True
+        try:
+            asyncio.get_running_loop().call_later(TELL_S, self._telling)
+        except RuntimeError:
+            self._telling()
+
+    def _telling(self) -> None:
+        self._due = False
+        self._tell()
+
+    def _tell(self) -> None:
+        raise NotImplementedError
+
+
+class Count(_Told):
+    """A Prometheus counter; its series is called `<name>_total`."""
+
+    def __init__(self, name: str, says: str, tags: Mapping[str, str]) -> None:
+        self._counter, self._tags = Counter(name, says, tuple(tags)), dict(tags)
+        self._new = 0
+
+    def add(self, count: int) -> None:
+        """So many more."""
+        self._new += count
+        self._changed()
+
+    def _tell(self) -> None:
+        self._counter.inc(self._new, self._tags)
+        self._new = 0
+
+
+class Histogram(_Told):
+    """A Prometheus histogram: the series `<name>_bucket` by `le`, `<name>_sum` and `<name>_count`.
+
+    `bounds` are the buckets' upper ones, ascending, without infinity.
+    """
+
+    def __init__(self, name: str, says: str, bounds: Sequence[float], tags: Mapping[str, str]) -> None:
+        self._bounds, self._tags = bounds, dict(tags)
+        self._buckets = _Series(f"{name}_bucket", says, (*tags, "le"))
+        self._sum = _Series(f"{name}_sum", says, tuple(tags))
+        self._count = _Series(f"{name}_count", says, tuple(tags))
+        self._clear()
+
+    def _clear(self) -> None:
+        self._new, self._new_sum = [0] * (len(self._bounds) + 1), 0.0
+
+    def observe(self, value: float) -> None:
+        """One more value."""
+        self._new[bisect_left(self._bounds, value)] += 1
+        self._new_sum += value
+        self._changed()
+
+    def _tell(self) -> None:
+        up_to = 0
+        for bound, new in zip([*self._bounds, "+Inf"], self._new, strict=True):
+            up_to += new
+            self._buckets.add(up_to, {**self._tags, "le": str(bound)})  # also 0: each bucket has to be there
+        self._sum.add(self._new_sum, self._tags)
+        self._count.add(up_to, self._tags)
+        self._clear()
