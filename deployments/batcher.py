@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar, cast
 
 from deployments.errors import BadRequest, EngineError, QueueFull, ServeAppError
-from deployments.waiting import Entry, Item, Waiting
+from deployments.waiting import Entry, Item, Patience, Waiting
 
 log = logging.getLogger(__name__)
 Raw = TypeVar("Raw")
@@ -96,6 +96,7 @@ class Batcher(Generic[Raw, Out]):
         assert workers == 1 or not short_here
         self._short_here, self._asked_here = short_here, False
         self._short_runs, self._short_cost, self._hiccup = 0, 0, False
+        self._patience = Patience()
         self._prepare, self._compute = prepare, compute
         self._max_queue, self._label = max_queue, label
         self._inbox: deque[_Job[Raw, Out]] = deque()
@@ -179,7 +180,10 @@ class Batcher(Generic[Raw, Out]):
             self._wake.notify()
 
     def _compute_here(self) -> None:
-        """On the event loop: compute what has come in this turn of it, or leave that to the thread."""
+        """On the event loop: compute what has come in the last turns of it, or leave that to the thread."""
+        if self._patience.holds(len(self._inbox)) and not self._closed:
+            asyncio.get_running_loop().call_soon(self._compute_here)
+            return
         self._asked_here = False
         if self._closed:
             return

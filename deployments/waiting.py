@@ -121,3 +121,36 @@ class Waiting(Generic[Asking]):
     def requests(self) -> list[Asking]:
         """The requests that have not had all their turns."""
         return list(self._turns)
+
+
+class Patience:
+    """Whether the event loop lets requests that are on their way join a batch before it computes that.
+
+    Over gRPC they come one in several turns of the loop, and each would be computed alone. Whether any are on their way
+    is not to be seen; so a batch is held back until none has come for `QUIET_TURNS` turns. After one held back in vain
+    as many are not held back as twice those after the last time, up to `MOST_PASSED`. `ENOUGH` requests never are.
+    """
+
+    QUIET_TURNS = 6
+    MOST_PASSED = 32
+    ENOUGH = 16
+
+    def __init__(self) -> None:
+        self._first = self._came = self._quiet = 0
+        self._passing = self._passed = 0
+
+    def holds(self, waiting: int) -> bool:
+        """Whether to wait for another turn of the loop, with so many requests waiting now."""
+        if self._passing:
+            self._passing -= 1
+            return False
+        if not self._first:
+            self._first = waiting
+        self._quiet = self._quiet + 1 if waiting == self._came else 0
+        self._came = waiting
+        if self._quiet < self.QUIET_TURNS and waiting < self.ENOUGH:
+            return True
+        vain = waiting == self._first < self.ENOUGH
+        self._passing = self._passed = min(2 * self._passed or 1, self.MOST_PASSED) if vain else 0
+        self._first = self._came = self._quiet = 0
+        return False

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from deployments.batcher import HICCUP_S, SHORT_RUNS, Batcher
 from deployments.errors import BadRequest, EngineError, QueueFull, ServeAppError
-from deployments.waiting import Item
+from deployments.waiting import Item, Patience
 
 
 class Gate:
@@ -328,3 +328,56 @@ async def test_what_is_closed_computes_nothing_more(short: tuple[Where, Batcher[
     with pytest.raises(EngineError, match="stopped"):
         await waiting
     assert len(where.batches) == count
+
+
+async def test_requests_that_come_in_the_next_turns_are_computed_together(
+    short: tuple[Where, Batcher[int, int]],
+) -> None:
+    where, batcher = short
+
+    async def later(turns: int) -> list[int]:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        return await batcher.submit([1])
+
+    for _ in range(2 * Patience.MOST_PASSED):  # until it is tried whether more are coming, with the first of two
+        where.batches.clear()
+        await asyncio.gather(*(later(turns) for turns in (0, 3)))
+        if len(where.batches) == 1:
+            break
+    else:
+        raise AssertionError("never together")
+    await asyncio.gather(*(later(turns) for turns in (0, 3)))
+    assert [len(batch) for _, batch in where.batches] == [2, 2], "it was not remembered that it paid"
+
+
+@pytest.mark.parametrize(
+    ("came", "holds"),
+    [
+        ([1, 1, 1, 1, 1, 1, 1], [True] * 6 + [False]),
+        ([1, 2, 2, 2, 2, 2, 2, 2], [True] * 7 + [False]),
+        ([16], [False]),
+        ([3, 16], [True, False]),
+    ],
+)
+def test_a_batch_is_held_while_requests_come_and_there_are_few(came: list[int], holds: list[bool]) -> None:
+    patience = Patience()
+    assert [patience.holds(waiting) for waiting in came] == holds
+
+
+def test_what_was_held_in_vain_is_tried_again_after_more_and_more() -> None:
+    patience = Patience()
+
+    def held() -> bool:
+        """Whether one batch of a lone request is held back."""
+        first = patience.holds(1)
+        while first and patience.holds(1):
+            pass
+        return first
+
+    assert [at for at in range(140) if held()] == [0, 2, 5, 10, 19, 36, 69, 102, 135]
+    while not patience.holds(1):
+        pass
+    while patience.holds(2):
+        pass
+    assert held(), "that one came showed that it pays"
