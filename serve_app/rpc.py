@@ -22,11 +22,7 @@ from deployments.protocols.open_inference_grpc import SERVICE, repository_model,
 from deployments.protocols.v2 import PROTOBUF
 
 Made = TypeVar("Made", bound=Message)
-SERVICERS = [
-    "deployments.protocols.open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server",
-    "grpc_health.v1.health_pb2_grpc.add_HealthServicer_to_server",
-    "deployments.protocols.open_inference_grpc.add_reflection_to_server",
-]
+SERVICERS = ["deployments.protocols.open_inference_grpc.add_services_to_server"]
 """What Ray Serve's gRPC servers are told to register (`grpc_options.grpc_servicer_functions`)."""
 NOT_CARRIED = frozenset({"content-type", "te", "user-agent", "grpc-accept-encoding", "accept-encoding"}) | {
     "content-length",

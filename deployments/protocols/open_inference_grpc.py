@@ -146,15 +146,37 @@ def repository_model(message: pb.RepositoryModelLoadRequest | pb.RepositoryModel
     return message.model_name or message.repository_name
 
 
-def add_reflection_to_server(_servicer: object, server: Any) -> None:
-    """Let clients ask `server` what its calls and messages are, as `grpcurl` does.
+class _Unregistered:
+    """A gRPC server that is not told the names of methods beforehand.
+
+    With every call, Python's waits anew for one to each of those: 2 µs a method.
+    """
+
+    def __init__(self, server: Any) -> None:
+        self._server = server
+
+    def add_generic_rpc_handlers(self, handlers: Any) -> None:
+        self._server.add_generic_rpc_handlers(handlers)
+
+    def add_registered_method_handlers(self, service: str, handlers: Any) -> None:
+        """Nothing: they are among the generic ones, too."""
+
+
+def add_services_to_server(servicer: object, server: Any) -> None:
+    """Add Open Inference, gRPC's health, and the reflection by which `grpcurl` knows calls and messages.
 
     What gRPC's own reflection looks in, and so Ray Serve's, is the pool that all libraries share, where this
     service is not; so its `enable_reflection` is to be off, or it answers in this one's place. Ray Serve hands every
     call to a replica but those of a service that it is told to pass over.
     """
+    from grpc_health.v1 import health_pb2_grpc
     from grpc_reflection.v1alpha import reflection
 
+    from deployments.protocols import open_inference_pb2_grpc
+
+    unregistered = _Unregistered(server)
+    open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, unregistered)
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, unregistered)
     if hasattr(server, "add_passthrough_service"):
         server.add_passthrough_service(reflection.SERVICE_NAME)
     reflection.enable_server_reflection((SERVICE, reflection.SERVICE_NAME), server, pool=pb.POOL)

@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tritonclient import grpc as triton
 from tritonclient.grpc import model_config_pb2, service_pb2
@@ -35,7 +36,6 @@ def messages(descriptors: Any) -> Iterator[Any]:
         yield from messages(descriptor.nested_types)
 
 
-add_to_server: Any = service.add_GRPCInferenceServiceServicer_to_server
 OURS = list(messages(pb.DESCRIPTOR.message_types_by_name.values()))
 
 
@@ -96,7 +96,7 @@ def test_a_message_survives_a_pickle_to_another_process() -> None:
     assert pb.ModelInferRequest.FromString(run.stdout) == message
 
 
-class Echo(service.GRPCInferenceServiceServicer):
+class Echo(service.GRPCInferenceServiceServicer, health_pb2_grpc.HealthServicer):
     """Answers each inference with its inputs."""
 
     def ModelInfer(self, request: pb.ModelInferRequest, context: object) -> pb.ModelInferResponse:  # noqa: N802
@@ -111,8 +111,7 @@ class Echo(service.GRPCInferenceServiceServicer):
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     server = grpc.server(ThreadPoolExecutor(2))
-    add_to_server(Echo(), server)
-    codec.add_reflection_to_server(None, server)
+    codec.add_services_to_server(Echo(), server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     yield f"127.0.0.1:{port}"
@@ -167,6 +166,9 @@ class RaysServer:
 
 def test_ray_serve_is_told_to_pass_reflection_over() -> None:
     server = RaysServer()
-    add_to_server(Echo(), server)
-    codec.add_reflection_to_server(None, server)
-    assert server.added == [(codec.SERVICE, False), ("grpc.reflection.v1alpha.ServerReflection", True)]
+    codec.add_services_to_server(Echo(), server)
+    assert server.added == [
+        (codec.SERVICE, False),
+        ("grpc.health.v1.Health", False),
+        ("grpc.reflection.v1alpha.ServerReflection", True),
+    ]
