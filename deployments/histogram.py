@@ -8,22 +8,10 @@ import asyncio
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 
-from ray._raylet import Sum
-from ray.util.metrics import Counter, Metric
+from ray.util.metrics import Counter, CythonSum
 
 TELL_S = 1.0
 """How long after the first value since the last time."""
-
-
-class _Series(Metric):
-    """A series that grows, under its very name; to that of a `Counter` Ray adds `_total`."""
-
-    def __init__(self, name: str, says: str, tags: tuple[str, ...]) -> None:
-        super().__init__(name, says, tags)
-        self._metric = Sum(self._name, self._description, self._tag_keys)
-
-    def add(self, value: float, tags: dict[str, str]) -> None:
-        self._record(value, tags)
 
 
 class _Told:
@@ -68,14 +56,15 @@ class Count(_Told):
 class Histogram(_Told):
     """A Prometheus histogram: the series `<name>_bucket` by `le`, `<name>_sum` and `<name>_count`.
 
-    `bounds` are the buckets' upper ones, ascending, without infinity.
+    `bounds` are the buckets' upper ones, ascending, without infinity. The series are of what Ray's `Counter` was before
+    it added `_total` to names.
     """
 
     def __init__(self, name: str, says: str, bounds: Sequence[float], tags: Mapping[str, str]) -> None:
         self._bounds, self._tags = bounds, dict(tags)
-        self._buckets = _Series(f"{name}_bucket", says, (*tags, "le"))
-        self._sum = _Series(f"{name}_sum", says, tuple(tags))
-        self._count = _Series(f"{name}_count", says, tuple(tags))
+        self._buckets = CythonSum(f"{name}_bucket", says, (*tags, "le"))
+        self._sum = CythonSum(f"{name}_sum", says, tuple(tags))
+        self._count = CythonSum(f"{name}_count", says, tuple(tags))
         self._clear()
 
     def _clear(self) -> None:
@@ -91,7 +80,7 @@ class Histogram(_Told):
         up_to = 0
         for bound, new in zip([*self._bounds, "+Inf"], self._new, strict=True):
             up_to += new
-            self._buckets.add(up_to, {**self._tags, "le": str(bound)})  # also 0: each bucket has to be there
-        self._sum.add(self._new_sum, self._tags)
-        self._count.add(up_to, self._tags)
+            self._buckets.record(up_to, {**self._tags, "le": str(bound)})  # also 0: each bucket has to be there
+        self._sum.record(self._new_sum, self._tags)
+        self._count.record(up_to, self._tags)
         self._clear()

@@ -16,10 +16,17 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Told:
     """What Ray was told: name, value and tags."""
     found: Told = []
 
-    def record(self: Any, value: float, tags: dict[str, str] | None = None) -> None:
-        found.append((self.info["name"], value, tags or {}))
+    class Series:
+        def __init__(self, name: str, _says: str, _tags: tuple[str, ...]) -> None:
+            self._name = name
 
-    monkeypatch.setattr("ray.util.metrics.Metric._record", record)
+        def record(self, value: float, tags: dict[str, str]) -> None:
+            found.append((self._name, value, tags))
+
+        inc = record
+
+    monkeypatch.setattr(histogram, "CythonSum", Series)
+    monkeypatch.setattr(histogram, "Counter", Series)
     monkeypatch.setattr(histogram, "TELL_S", 0.01)
     return found
 
