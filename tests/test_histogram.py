@@ -1,7 +1,6 @@
 """Histograms and counts that are told to Ray in sums: the series that Prometheus expects."""
 
 import asyncio
-from typing import Any
 
 import pytest
 

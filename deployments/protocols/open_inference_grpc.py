@@ -174,8 +174,9 @@ def add_services_to_server(servicer: object, server: Any) -> None:
 
     from deployments.protocols import open_inference_pb2_grpc
 
-    unregistered = _Unregistered(server)
-    open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, unregistered)
+    unregistered: Any = _Unregistered(server)
+    add: Any = open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server  # generated, without types
+    add(servicer, unregistered)
     health_pb2_grpc.add_HealthServicer_to_server(servicer, unregistered)
     if hasattr(server, "add_passthrough_service"):
         server.add_passthrough_service(reflection.SERVICE_NAME)
