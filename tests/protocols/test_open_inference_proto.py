@@ -101,7 +101,7 @@ class Echo(service.GRPCInferenceServiceServicer):
     def Check(self, request: object, context: object) -> None:  # noqa: N802
         raise NotImplementedError("health is asked nowhere here")
 
-    Watch = Check
+    Watch = List = Check
 
     def ModelInfer(self, request: pb.ModelInferRequest, context: object) -> pb.ModelInferResponse:  # noqa: N802
         asked = codec.read_proto(request)
