@@ -181,7 +181,7 @@ class Batcher(Generic[Raw, Out]):
 
     def _compute_here(self) -> None:
         """On the event loop: compute what has come in the last turns of it, or leave that to the thread."""
-        if self._patience.holds(len(self._inbox)) and not self._closed:
+        if self._patience.holds(len(self._inbox), time.monotonic()) and not self._closed:
             asyncio.get_running_loop().call_soon(self._compute_here)
             return
         self._asked_here = False
