@@ -351,33 +351,40 @@ async def test_requests_that_come_in_the_next_turns_are_computed_together(
     assert [len(batch) for _, batch in where.batches] == [2, 2], "it was not remembered that it paid"
 
 
+MS = 0.001
+
+
 @pytest.mark.parametrize(
-    ("came", "holds"),
+    ("turns", "holds"),
     [
-        ([1, 1, 1, 1, 1, 1, 1], [True] * 6 + [False]),
-        ([1, 2, 2, 2, 2, 2, 2, 2], [True] * 7 + [False]),
-        ([16], [False]),
-        ([3, 16], [True, False]),
+        pytest.param([(0.015 * at, 1) for at in range(7)], [True] * 6 + [False], id="nothing else to do"),
+        pytest.param([(0, 1), (0.2, 1), (0.9, 1), (1.01, 1)], [True, True, True, False], id="others are worked on"),
+        pytest.param([(0, 1), (0.9, 2), (1.8, 3), (2.81, 3)], [True, True, True, False], id="more come"),
+        pytest.param([(0, 3), (0.01, 16)], [True, False], id="enough"),
+        pytest.param([(0, 16)], [False], id="enough at once"),
     ],
 )
-def test_a_batch_is_held_while_requests_come_and_there_are_few(came: list[int], holds: list[bool]) -> None:
+def test_a_batch_is_held_while_requests_come_and_there_are_few(
+    turns: list[tuple[float, int]], holds: list[bool]
+) -> None:
     patience = Patience()
-    assert [patience.holds(waiting) for waiting in came] == holds
+    assert [patience.holds(waiting, 5 + at_ms * MS) for at_ms, waiting in turns] == holds
 
 
 def test_what_was_held_in_vain_is_tried_again_after_more_and_more() -> None:
-    patience = Patience()
+    patience, now_s = Patience(), 0.0
 
-    def held() -> bool:
-        """Whether one batch of a lone request is held back."""
-        first = patience.holds(1)
-        while first and patience.holds(1):
-            pass
-        return first
+    def held(then: int = 1) -> bool:
+        """Whether the batch of a lone request is held back; so many wait at the end."""
+        nonlocal now_s
+        now_s += 1
+        if not patience.holds(1, now_s):
+            return False
+        patience.holds(then, now_s + 0.5 * MS)
+        assert not patience.holds(then, now_s + 2 * MS)
+        return True
 
     assert [at for at in range(140) if held()] == [0, 2, 5, 10, 19, 36, 69, 102, 135]
-    while not patience.holds(1):
-        pass
-    while patience.holds(2):
+    while not held(then=2):
         pass
     assert held(), "that one came showed that it pays"
