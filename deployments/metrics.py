@@ -25,9 +25,10 @@ class TokenTimes:
     """
 
     def __init__(self, model: str) -> None:
-        self._first = _histogram(model, "time_to_first_token_seconds", "From a request to its first token", FIRST_S)
-        self._between = _histogram(model, "inter_token_latency_seconds", "From a token to the next one", BETWEEN_S)
-        self._tokens = _counter(model, "generation_tokens", "Tokens streamed, as events")
+        tags = {"model_name": model}
+        self._first = Histogram("time_to_first_token_seconds", "From a request to its first token", FIRST_S, tags)
+        self._between = Histogram("inter_token_latency_seconds", "From a token to the next one", BETWEEN_S, tags)
+        self._tokens = Count("generation_tokens", "Tokens streamed, as events", tags)
 
     def measured(self, app: ASGIApp) -> ASGIApp:
         """The app, with the events of its streams timed on their way."""
@@ -88,8 +89,10 @@ class PredictTimes:
     """Counts and times of one model's V1 and V2 requests: KServe's metrics, and what Triton's statistics say."""
 
     def __init__(self, model: str) -> None:
+        tags = {"model_name": model}
+
         def histogram(name: str, says: str) -> Histogram:
-            return _histogram(model, name, says, PREDICT_S)
+            return Histogram(name, says, PREDICT_S, tags)
 
         self._read = histogram("request_preprocess_seconds", "Reading a V1 or V2 request")
         self._predict = histogram("request_predict_seconds", "The model's answer to a V1 or V2 request")
@@ -97,7 +100,7 @@ class PredictTimes:
         self._write = histogram("request_postprocess_seconds", "Writing the answer to a V1 or V2 request")
         self._whole = histogram("kserve_inference_duration_seconds", "A V1 or V2 request, in the model's replica")
         self._load = histogram("kserve_model_load_duration_seconds", "Loading the model")
-        self._count = _counter(model, "kserve_inference_count", "V1 and V2 requests")
+        self._count = Count("kserve_inference_count", "V1 and V2 requests", tags)
         self.done = self.failed = 0
         self.done_s = self.failed_s = self.predict_s = 0.0
         self.last_s = 0.0
@@ -126,14 +129,6 @@ class PredictTimes:
     def loaded(self, took_s: float) -> None:
         """The model was loaded."""
         self._load.observe(took_s)
-
-
-def _histogram(model: str, name: str, says: str, bounds_s: list[float]) -> Histogram:
-    return Histogram(name, says, bounds_s, {"model_name": model})
-
-
-def _counter(model: str, name: str, says: str) -> Count:
-    return Count(name, says, {"model_name": model})
 
 
 def _events(body: bytes) -> int:

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from deployments import engines, sources
-from deployments.errors import SourceError
 from deployments.settings import ModelSettings
 
 
-class Named(NamedTuple):
+class _Named(NamedTuple):
     """A class, the key that names it, and the source whose folder it is looked for in."""
 
     key: str
@@ -24,29 +23,31 @@ class Named(NamedTuple):
     source: str
 
 
-def named(settings: ModelSettings, engine: str | None) -> Iterator[Named]:
-    """The classes of a model on that engine, of its explainer and of its transformer. Its options must be valid.
+def looked_for(settings: ModelSettings, engine: str | None) -> tuple[list[str], list[str]]:
+    """What is wrong with the classes of a model on that engine; and of which that cannot be said from here, and why.
 
-    Where the engine is None, the settings are those of a transformer that has a deployment of its own.
+    Each names the key of its class. The model's options must be valid. Where the engine is None, the settings are those
+    of a transformer that has a deployment of its own.
     """
+    wrong, unchecked = [], []
+    for one in _named(settings, engine):
+        path = sources.at_hand(one.source)
+        if path is None:
+            unchecked.append(f"{one.key} {one.name}: {one.source} is not on this machine")
+        elif said := _missing(one.name, path if path.is_dir() else path.parent):
+            wrong.append(f"{one.key}: {said}")
+    return wrong, unchecked
+
+
+def _named(settings: ModelSettings, engine: str | None) -> Iterator[_Named]:
+    """The classes of a model's options, of its explainer and of its transformer."""
     if engine == "python":
         options = engines.find(engine).options_type.model_validate(settings.options)
-        yield Named("options.class", options.model_dump()["class_"], settings.source)
+        yield _Named("options.class", options.model_dump()["class_"], settings.source)
     if engine and settings.explainer and settings.explainer.class_:
-        yield Named("explainer.class", settings.explainer.class_, settings.explainer.source or settings.source)
+        yield _Named("explainer.class", settings.explainer.class_, settings.explainer.source or settings.source)
     if settings.transformer:
-        yield Named("transformer.class", settings.transformer.class_, settings.transformer.source or settings.source)
-
-
-def complaint(one: Named) -> str | None:
-    """Why the class is not where its source says; None where it is, or where only a run can tell.
-
-    Raises `SourceError` where the source is not on this machine.
-    """
-    path = sources.at_hand(one.source)
-    if path is None:
-        raise SourceError(f"{one.source} is not on this machine")
-    return _missing(one.name, path if path.is_dir() else path.parent)
+        yield _Named("transformer.class", settings.transformer.class_, settings.transformer.source or settings.source)
 
 
 def _missing(name: str, folder: Path) -> str | None:

@@ -10,7 +10,6 @@ from pydantic import ValidationError
 
 from deployments import engines, own_classes, sources
 from deployments.engines import Task
-from deployments.errors import SourceError
 from deployments.settings import ModelSettings
 from rayservice.lint_cluster import container, selects
 from serve_app.gateway import GatewaySettings
@@ -32,23 +31,16 @@ def complaints(application: dict[str, Any]) -> Iterator[str]:
             message = first["msg"].removeprefix("Value error, ")
             yield f"user_config of {name}: {first['loc']}: {message}"
             continue
-        for one in own_classes.named(settings, engine):
-            try:
-                if wrong := own_classes.complaint(one):
-                    yield f"user_config of {name}: {one.key}: {wrong}"
-            except SourceError:
-                continue  # said by `unchecked`
+        for wrong in own_classes.looked_for(settings, engine)[0]:
+            yield f"user_config of {name}: {wrong}"
 
 
 def unchecked(application: dict[str, Any]) -> Iterator[str]:
     """Classes that cannot be looked for from here."""
     for name, engine, given in _models(application):
         try:
-            for one in own_classes.named(ModelSettings.model_validate(given), engine):
-                try:
-                    own_classes.complaint(one)
-                except SourceError as error:
-                    yield f"user_config of {name}: {one.key} {one.name}: {error.message}"
+            for said in own_classes.looked_for(ModelSettings.model_validate(given), engine)[1]:
+                yield f"user_config of {name}: {said}"
         except ValidationError:
             continue  # said by `complaints`
 

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from deployments import own_classes
-from deployments.errors import ServeAppError, SourceError
+from deployments.errors import ServeAppError
 from serve_app import catalog as catalogs
 from serve_app import environment, instance, screen
 from serve_app.catalog import CatalogError
@@ -107,12 +107,10 @@ def check(file: Annotated[str, typer.Argument(help="A catalog's file, or the nam
     found = catalogs.load(file)
     wrong = []
     for model in found.models:
-        for one in own_classes.named(model.transformer_settings, model.engine):
-            try:
-                if said := own_classes.complaint(one):
-                    wrong.append(f"{model.name}: {one.key}: {said}")
-            except SourceError as error:
-                print(f"not checked: {model.name}: {one.key} {one.name}: {error.message}")
+        missing, unchecked = own_classes.looked_for(model.transformer_settings, model.engine)
+        wrong += [f"{model.name}: {said}" for said in missing]
+        for said in unchecked:
+            print(f"not checked: {model.name}: {said}")
     if wrong:
         raise CatalogError("\n".join([f"{file} names classes that are not there:", *(f"  {one}" for one in wrong)]))
     print(f"{file}: valid; {len(found.models)} models: {', '.join(model.name for model in found.models)}")

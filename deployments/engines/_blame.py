@@ -22,7 +22,8 @@ def blame(estimator: Any, inputs: Sequence[TensorSpec], columns: Sequence[str], 
     if "unknown categories" in said:
         return next(_unknown(estimator, columns, tensors), said)
     if "NaN" in said or "infinity" in said:
-        return said.rstrip(".") + "".join(f"; the first is {place}" for place in list(_not_finite(tensors))[:1])
+        place = next(_not_finite(tensors), None)
+        return f"{said.rstrip('.')}; the first is {place}" if place else said
     return said
 
 

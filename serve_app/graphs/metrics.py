@@ -11,6 +11,11 @@ from deployments.metrics import PREDICT_S
 
 CLIENT_GONE = 499
 """The status of what nobody waited for to the end, as nginx counts it."""
+REQUEST = ("inference_graph_request_duration_seconds", "A request to a graph, until its answer has ended")
+STEP = (
+    "inference_graph_step_duration_seconds",
+    "A step of a graph, until its answer has ended, or has begun where it is the graph's",
+)
 
 
 class Timing(NamedTuple):
@@ -29,20 +34,11 @@ class GraphTimes:
 
     def ended(self, graph: str, status: int, took_s: float, steps: Sequence[Timing]) -> None:
         """A request to that graph has ended, after these steps."""
-        self._request(graph, str(status)).observe(took_s)
+        self._of(*REQUEST, graph_name=graph, code=str(status)).observe(took_s)
         for one in steps:
-            self._step(graph, one.step, str(one.status)).observe(one.took_s)
+            self._of(*STEP, graph_name=graph, step_name=one.step, code=str(one.status)).observe(one.took_s)
 
-    def _request(self, graph: str, code: str) -> Histogram:
-        name, says = "inference_graph_request_duration_seconds", "A request to a graph, until its answer has ended"
-        return self._histogram(name, says, {"graph_name": graph, "code": code})
-
-    def _step(self, graph: str, step: str, code: str) -> Histogram:
-        says = "A step of a graph, until its answer has ended, or has begun where it is the graph's"
-        tags = {"graph_name": graph, "step_name": step, "code": code}
-        return self._histogram("inference_graph_step_duration_seconds", says, tags)
-
-    def _histogram(self, name: str, says: str, tags: dict[str, str]) -> Histogram:
+    def _of(self, name: str, says: str, **tags: str) -> Histogram:
         key = (name, *tags.values())
         if key not in self._made:
             self._made[key] = Histogram(name, says, PREDICT_S, tags)

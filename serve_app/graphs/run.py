@@ -88,9 +88,10 @@ class Run:
         before: Payload | None = None
         done: dict[str, Payload] = {}
         for index, step in enumerate(node.steps):
-            asked = label(name, index - 1, node.steps[index - 1])
-            if step.where and before and not await self._holds(step, before, asked):
-                return replace(before, status=200, headers=())
+            if step.where and before:
+                asked = label(name, index - 1, node.steps[index - 1])
+                if not await self._holds(step, before, asked):
+                    return replace(before, status=200, headers=())
             last = index == len(node.steps) - 1
             answer = await self._step(name, index, request, before, done, out if last else None)
             if answer is None or (step.dependency == "Hard" and not answer.succeeded):
