@@ -4,6 +4,7 @@ Knows nothing of Ray and of what the app does.
 """
 
 import asyncio
+import logging
 import random
 import time
 import uuid
@@ -16,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope
 
 from deployments.errors import EngineError
 
+log = logging.getLogger(__name__)
 BodyBytes = bytes | npt.NDArray[np.uint8]
 """A body: bytes, or where it is large a read-only array over shared memory."""
 
@@ -80,18 +82,27 @@ def scope_of(head: Head) -> Scope:
 
 
 async def run_unary(app: ASGIApp, head: Head, body: BodyBytes) -> Answer:
-    """The app's whole answer. Cancelling this cancels the app."""
-    status, headers = 500, []
+    """The app's whole answer, also where it raises after that, as Starlette does with what it answered by 500.
+
+    Cancelling this cancels the app.
+    """
+    status, headers, whole = 500, [], False
     parts: list[bytes] = []
 
     async def send(message: MutableMapping[str, Any]) -> None:
-        nonlocal status, headers
+        nonlocal status, headers, whole
         if message["type"] == "http.response.start":
             status, headers = message["status"], list(message.get("headers", ()))
         elif message["type"] == "http.response.body":
             parts.append(message.get("body", b""))
+            whole = not message.get("more_body", False)
 
-    await app(scope_of(head), receive_of(body), send)
+    try:
+        await app(scope_of(head), receive_of(body), send)
+    except Exception:
+        if not whole:
+            raise
+        log.exception("%s %s failed", head.method, head.path)
     return Answer(status, headers, parts[0] if len(parts) == 1 else b"".join(parts))
 
 

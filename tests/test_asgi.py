@@ -33,6 +33,24 @@ async def test_a_unary_answer_is_whole_with_headers_unchanged() -> None:
     assert answer == Answer(201, [(b"x", b"1"), (b"x", b"2")], b"abcd")
 
 
+async def test_an_error_after_the_whole_answer_does_not_take_it_back() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await replying(b"it failed")(scope, receive, send)
+        raise ValueError("which Starlette raises once more")
+
+    assert (await run_unary(app, HEAD, b"")).body == b"it failed"
+
+
+async def test_an_error_within_an_answer_is_one() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"half", "more_body": True})
+        raise ValueError("no more")
+
+    with pytest.raises(ValueError, match="no more"):
+        await run_unary(app, HEAD, b"")
+
+
 async def test_the_app_sees_the_request() -> None:
     seen: list[Any] = []
 

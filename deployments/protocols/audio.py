@@ -29,6 +29,7 @@ from deployments.protocols.app import (
     form_body,
     json_body,
     json_response,
+    post,
     preceded,
     read_fields,
     read_json,
@@ -129,11 +130,11 @@ def transcribe_router(served: Served | None) -> APIRouter:
 
     described = form_body(TranscriptionForm, "file")
 
-    @api.post("/v1/audio/transcriptions", openapi_extra=described, summary="OpenAI transcription")
+    @post(api, "/v1/audio/transcriptions", served, openapi_extra=described, summary="OpenAI transcription")
     async def transcriptions(request: Request) -> Response:
         return await answer(request, translate=False)
 
-    @api.post("/v1/audio/translations", openapi_extra=described, summary="OpenAI translation into English")
+    @post(api, "/v1/audio/translations", served, openapi_extra=described, summary="OpenAI translation into English")
     async def translations(request: Request) -> Response:
         return await answer(request, translate=True)
 
@@ -144,7 +145,7 @@ def speak_router(served: Served | None) -> APIRouter:
     """The routes of a model that speaks; `served` is None for documentation only."""
     api = APIRouter(tags=["audio"])
 
-    @api.post("/v1/audio/speech", openapi_extra=json_body(SpeechRequest), summary="OpenAI speech")
+    @post(api, "/v1/audio/speech", served, openapi_extra=json_body(SpeechRequest), summary="OpenAI speech")
     async def speech(request: Request) -> Response:
         assert served
         asked = await read_json(request, SpeechRequest)

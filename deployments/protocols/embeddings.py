@@ -25,7 +25,7 @@ from starlette.responses import Response
 
 from deployments.engines import EmbedEngine, Text
 from deployments.errors import BadRequest
-from deployments.protocols.app import Served, json_body, json_response, read_json
+from deployments.protocols.app import Served, json_body, json_response, post, read_json
 
 TokenIds = Annotated[list[StrictInt], Field(min_length=1)]
 FORMS = "give a text, a list of texts, a list of token ids, or a list of lists of token ids"
@@ -78,7 +78,7 @@ def router(served: Served | None) -> APIRouter:
     """The routes; `served` is None for documentation only."""
     api = APIRouter(tags=["embeddings"])
 
-    @api.post("/v1/embeddings", openapi_extra=json_body(EmbeddingsRequest), summary="OpenAI embeddings")
+    @post(api, "/v1/embeddings", served, openapi_extra=json_body(EmbeddingsRequest), summary="OpenAI embeddings")
     async def embeddings(request: Request) -> Response:
         assert served
         asked = await read_json(request, EmbeddingsRequest)
@@ -101,7 +101,7 @@ def router(served: Served | None) -> APIRouter:
             }
         )
 
-    @api.post("/embed", openapi_extra=json_body(EmbedRequest), summary="text-embeddings-inference embeddings")
+    @post(api, "/embed", served, openapi_extra=json_body(EmbedRequest), summary="text-embeddings-inference embeddings")
     async def embed(request: Request) -> Response:
         assert served
         asked = await read_json(request, EmbedRequest)

@@ -38,6 +38,9 @@ def router(prediction: Prediction[Any, Any], served: Served | None) -> APIRouter
     """The routes; `served` is None for documentation only."""
     api = APIRouter(tags=["model"])
 
+    body = json_body(v1.PredictRequest)
+
+    @post(api, "/v1/models/{model:path}:explain", served, openapi_extra=body, summary="KServe V1 explain")
     async def explain(request: Request) -> Response:
         model = request.path_params["model"]
         found = check_name(served, model)
@@ -51,6 +54,10 @@ def router(prediction: Prediction[Any, Any], served: Served | None) -> APIRouter
             marks.writing()
             return v1.write_answer(model, orjson.Fragment(written(made.v1)), given)
 
+    body = json_body(v2.InferBody)
+
+    @post(api, f"{v2.MODEL}/explain", served, openapi_extra=body, summary="Explain tensors")
+    @post(api, f"{v2.MODEL}/versions/{{version}}/explain", served, openapi_extra=body, summary="Explain, a version")
     async def explain_tensors(request: Request) -> Response:
         model, version = request.path_params["model"], request.path_params.get("version", "")
         found = check_name(served, model, version)
@@ -66,11 +73,6 @@ def router(prediction: Prediction[Any, Any], served: Served | None) -> APIRouter
             response = v2.answer(asked, outputs(made, given))
             return v2.write_response(request, response, given)
 
-    body = json_body(v1.PredictRequest)
-    post(api, "/v1/models/{model:path}:explain", explain, served, openapi_extra=body, summary="KServe V1 explain")
-    body = json_body(v2.InferBody)
-    for path, summary in (("/versions/{version}/explain", "Explain, a version"), ("/explain", "Explain tensors")):
-        post(api, f"{v2.MODEL}{path}", explain_tensors, served, openapi_extra=body, summary=summary)
     return api
 
 

@@ -25,6 +25,7 @@ from deployments.protocols.app import (
     event,
     json_body,
     json_response,
+    post,
     preceded,
     read_json,
 )
@@ -111,11 +112,11 @@ def router(served: Served | None) -> APIRouter:
             return HeldStream(held.pop_all(), work.events(begun), "text/event-stream")
         raise AssertionError  # the block above returns or raises
 
-    @api.post("/v1/chat/completions", openapi_extra=json_body(ChatRequest), summary="OpenAI chat")
+    @post(api, "/v1/chat/completions", served, openapi_extra=json_body(ChatRequest), summary="OpenAI chat")
     async def chat(request: Request) -> Response:
         return await answer(request, ChatRequest)
 
-    @api.post("/v1/completions", openapi_extra=json_body(CompletionRequest), summary="OpenAI completions")
+    @post(api, "/v1/completions", served, openapi_extra=json_body(CompletionRequest), summary="OpenAI completions")
     async def completions(request: Request) -> Response:
         return await answer(request, CompletionRequest)
 
@@ -124,7 +125,7 @@ def router(served: Served | None) -> APIRouter:
         return Hosted(served, request, generates=request.url.path.endswith(GENERATING))
 
     for path in OF_AN_APP:
-        api.add_api_route(path, hosted, methods=["POST"], summary=f"{path}, as vLLM answers it")
+        post(api, path, served, summary=f"{path}, as vLLM answers it")(hosted)
     return api
 
 

@@ -52,7 +52,7 @@ def router(served: Served | None) -> APIRouter:
         return Hosted(served, request)
 
     if served:
-        api.add_api_route("/{path:path}", hosted, methods=METHODS, include_in_schema=False)
+        api.add_route("/{path:path}", hosted, METHODS, include_in_schema=False)
     return api
 
 

@@ -4,27 +4,28 @@ Starlette matches patterns one after the other, behind three layers of middlewar
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI
 from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import Match, Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from deployments.errors import ServeAppError
-from deployments.protocols.app import REFUSALS, as_ours
+from deployments.protocols.app import REFUSALS, Endpoint, as_ours
 from deployments.protocols.dialects import response
 
 log = logging.getLogger(__name__)
 MOST = 1024
 """So many paths are remembered; aliases, versions and prefixes make several of one model."""
-Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class Remembering:
-    """Answers POSTs to endpoints that `post` added, at once where the path is known, and leaves the rest to `app`."""
+    """Answers POSTs to endpoints that read requests themselves (`post`), at once where the path is known.
+
+    The rest is left to `app`.
+    """
 
     def __init__(self, app: FastAPI) -> None:
         self._app = app
@@ -41,17 +42,31 @@ class Remembering:
             return
         endpoint, parameters = found
         request = Request({**scope, "path_params": parameters, "app": self._app}, receive, send)
+        begun = False
+
+        async def begin(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
         try:
             answer = await endpoint(request)
+            self._remember(key, found)
+            await answer(scope, receive, begin)
         except REFUSALS as error:
-            answer = response(as_ours(request, error, self._app), scope["path"])
+            if begun:
+                raise
+            await response(as_ours(request, error, self._app), scope["path"])(scope, receive, send)
         except Exception:
             log.exception("%s failed", scope["path"])
-            answer = response(ServeAppError("internal error"), scope["path"])
-        else:
-            if len(self._known) < MOST:
-                self._known[key] = found
-        await answer(scope, receive, send)
+            if begun:
+                raise
+            await response(ServeAppError("internal error"), scope["path"])(scope, receive, send)
+
+    def _remember(self, key: tuple[str, str], found: tuple[Endpoint, Mapping[str, Any]]) -> None:
+        if len(self._known) >= MOST:  # of an engine's own app, which may have as many as it likes
+            self._known.clear()
+        self._known[key] = found
 
     def _match(self, scope: Scope) -> tuple[Endpoint, Mapping[str, Any]] | None:
         """The endpoint of the first route that takes the request, where it is one that reads requests itself."""

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
 from starlette.responses import Response
 
 from deployments.errors import BadRequest
-from deployments.protocols.app import Served, json_body, json_response, read_json
+from deployments.protocols.app import Served, json_body, json_response, post, read_json
 
 
 class RerankRequest(BaseModel):
@@ -67,15 +67,15 @@ def router(served: Served | None) -> APIRouter:
             }
         )
 
-    @api.post("/v1/rerank", openapi_extra=json_body(RerankRequest), summary="Jina and Cohere v1 rerank")
+    @post(api, "/v1/rerank", served, openapi_extra=json_body(RerankRequest), summary="Jina and Cohere v1 rerank")
     async def rerank_v1(request: Request) -> Response:
         return await answer(request, return_documents=True)
 
-    @api.post("/v2/rerank", openapi_extra=json_body(RerankRequest), summary="Cohere v2 rerank")
+    @post(api, "/v2/rerank", served, openapi_extra=json_body(RerankRequest), summary="Cohere v2 rerank")
     async def rerank_v2(request: Request) -> Response:
         return await answer(request, return_documents=False)
 
-    @api.post("/rerank", openapi_extra=json_body(TeiRerankRequest), summary="text-embeddings-inference rerank")
+    @post(api, "/rerank", served, openapi_extra=json_body(TeiRerankRequest), summary="text-embeddings-inference rerank")
     async def rerank_tei(request: Request) -> Response:
         assert served
         asked = await read_json(request, TeiRerankRequest)

@@ -38,6 +38,7 @@ def router(prediction: Prediction[Any, Any], served: Served | None) -> APIRouter
     """The routes; `served` is None for documentation only."""
     api = APIRouter(tags=["model"])
 
+    @post(api, PREDICT, served, openapi_extra=json_body(PredictRequest), summary="KServe V1 predict")
     async def predict(request: Request) -> Response:
         model = request.path_params["model"]
         found = check_name(served, model)
@@ -50,9 +51,6 @@ def router(prediction: Prediction[Any, Any], served: Served | None) -> APIRouter
                 results = await prediction.work(asked, engine, items)
             marks.writing()
             return write_answer(model, {"predictions": prediction.predictions(results)}, given)
-
-    described = json_body(PredictRequest)
-    post(api, PREDICT, predict, served, openapi_extra=described, summary="KServe V1 predict")
 
     return api
 

@@ -73,7 +73,10 @@ class InferBody(BaseModel):
 def router(prediction: Prediction[Any, Any], served: Served | None) -> APIRouter:
     """The routes; `served` is None for documentation only."""
     api = APIRouter(tags=["model"])
+    body = json_body(InferBody)
 
+    @post(api, f"{MODEL}/infer", served, openapi_extra=body, summary="Open Inference: tensors in, tensors out")
+    @post(api, f"{MODEL}/versions/{{version}}/infer", served, openapi_extra=body, summary="Open Inference, a version")
     async def infer(request: Request) -> Response:
         model, version = request.path_params["model"], request.path_params.get("version", "")
         found = check_name(served, model, version)
@@ -89,21 +92,11 @@ def router(prediction: Prediction[Any, Any], served: Served | None) -> APIRouter
             size = 0 if binary else sum(tensor.array.nbytes for tensor in made.outputs)
             return await off_loop(size, lambda: write_response(request, made, given))
 
-    body = json_body(InferBody)
-    post(
-        api,
-        f"{MODEL}/versions/{{version}}/infer",
-        infer,
-        served,
-        openapi_extra=body,
-        summary="Open Inference, a version",
-    )
-    post(api, f"{MODEL}/infer", infer, served, openapi_extra=body, summary="Open Inference: tensors in, tensors out")
-
-    @api.post("/v2/models/{model:path}/infer_stream", include_in_schema=False)
-    @api.post("/v2/models/{model:path}/versions/{version}/infer_stream", include_in_schema=False)
-    async def infer_stream(request: Request, model: str, version: str = "") -> Response:
+    @post(api, f"{MODEL}/infer_stream", served, include_in_schema=False)
+    @post(api, f"{MODEL}/versions/{{version}}/infer_stream", served, include_in_schema=False)
+    async def infer_stream(request: Request) -> Response:
         """For the gateway's `ModelStreamInfer`: the answers to one request, as frames."""
+        model, version = request.path_params["model"], request.path_params.get("version", "")
         found = check_name(served, model, version)
         given = _read_message(await request.body())
         async with contextlib.AsyncExitStack() as held:

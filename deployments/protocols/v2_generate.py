@@ -24,6 +24,7 @@ from deployments.protocols.app import (
     event,
     json_body,
     json_response,
+    post,
     preceded,
     read_json,
 )
@@ -58,16 +59,20 @@ def router(served: Served | None) -> APIRouter:
 
     described: dict[str, Any] = {"openapi_extra": json_body(GenerateRequest)}
 
-    @api.post("/v2/models/{model:path}/generate", summary="Open Inference generate", **described)
-    async def generate(request: Request, model: str) -> Response:
+    @post(api, "/v2/models/{model:path}/generate", served, summary="Open Inference generate", **described)
+    async def generate(request: Request) -> Response:
+        model = request.path_params["model"]
         found = check_name(served, model)
         asked = await read_json(request, GenerateRequest)
         async with found.engine(request) as engine:
             text = await whole(engine, asked.text_input, asked.parameters.options(), model)
         return json_response(_named(model, asked) | {"text_output": text})
 
-    @api.post("/v2/models/{model:path}/generate_stream", summary="Open Inference generate, streamed", **described)
-    async def generate_stream(request: Request, model: str) -> Response:
+    @post(
+        api, "/v2/models/{model:path}/generate_stream", served, summary="Open Inference generate, streamed", **described
+    )
+    async def generate_stream(request: Request) -> Response:
+        model = request.path_params["model"]
         found = check_name(served, model)
         asked = await read_json(request, GenerateRequest)
         async with contextlib.AsyncExitStack() as held:

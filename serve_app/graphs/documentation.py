@@ -35,14 +35,13 @@ def router(graphs: Sequence[Graph], routes: Sequence[APIRoute]) -> APIRouter:
         post(
             api,
             f"/graphs/{graph.name}",
-            _elsewhere,
             None,
             openapi_extra=described,
             responses=STATUSES,
             summary=f"Inference graph {graph.name}",
             description=_told(graph),
             operation_id=f"graph_{graph.name}",
-        )
+        )(_elsewhere)
     return api
 
 
