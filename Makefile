@@ -23,7 +23,7 @@ test: $(VENV)/.test
 	$(BIN)/python -m pytest
 
 test-fast: $(VENV)/.test
-	$(BIN)/python -m pytest -m "not slow" --ignore tests/integration -p no:schemathesis
+	$(BIN)/python -m pytest -m "not slow" --ignore tests/integration --ignore tests/cluster -p no:schemathesis
 
 lint: $(VENV)/.test
 	$(BIN)/ruff format --check .

@@ -59,9 +59,11 @@ class Carrier:
 
     def __init__(self, name: str, handle: "DeploymentHandle[Any]") -> None:
         self._name = name
-        self._unary = handle.options(method_name="unary")
+        self._unary = handle.options(
+            method_name="unary", request_serialization="pickle", response_serialization="pickle"
+        )
         self._unary_large = handle.options(method_name="unary", _by_reference=True)
-        self._stream = handle.options(method_name="stream", stream=True)
+        self._stream = handle.options(method_name="stream", stream=True, request_serialization="pickle")
         self._stream_large = handle.options(method_name="stream", stream=True, _by_reference=True)
         self._report = handle.options(method_name="report")
         self._last: list[ModelStatus] = []

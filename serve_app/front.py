@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.asgi import new_id
 
-PATIENCE_S = 0.01
+PATIENCE_S = 0.1
 TOGETHER_BYTES = 64 << 10
 """Larger bodies are not copied to be behind their heads."""
 ID = b"x-request-id"
@@ -87,6 +87,7 @@ class _Watch:
             self._timer.cancel()
         if self._listening:
             self._listening.cancel()
+            self._listening = None  # its error has this watch in its traceback: garbage that only the collector finds
 
     def _begin(self) -> None:
         self._listening = asyncio.create_task(self._listen())

@@ -6,6 +6,7 @@ It answers itself only what is about all models at once: lists, health, docs.
 """
 
 import asyncio
+import gc
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -46,6 +47,11 @@ OWN = frozenset({"/", "/docs", "/docs/oauth2-redirect", "/openapi.json", "/v1/mo
 }
 
 
+YOUNG_OBJECTS = 5_000
+"""How many objects more there are than at the last look before Python looks for garbage among them. Requests under way
+are none: with its 700 it looked a hundred times a second at 32 clients, for 5 % of the gateway's CPU time."""
+
+
 class GatewaySettings(Frozen):
     """What `reconfigure()` can change: the models' names and routes, those hosted here, and limits in bytes."""
 
@@ -65,6 +71,7 @@ class Gateway(OpenInferenceMethods):
     """
 
     def __init__(self, handles: Mapping[str, "DeploymentHandle[Any]"], inline: Sequence[dict[str, Any]] = ()) -> None:
+        gc.set_threshold(YOUNG_OBJECTS)
         self._carriers = {name: Carrier(name, handle) for name, handle in handles.items()}
         self._apart: set[str] = set()
         """The deployments that are applications of their own."""

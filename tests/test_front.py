@@ -1,6 +1,7 @@
 """Clients that hang up, and answers in one piece, before a real HTTP server."""
 
 import asyncio
+import gc
 import socket
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -9,8 +10,8 @@ import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from serve_app import machine
-from serve_app.front import LEFT_TO_US, Front, middlewares
+from serve_app import front, machine
+from serve_app.front import LEFT_TO_US, PATIENCE_S, Front, middlewares
 
 REQUEST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n%s\r\n{}"
 
@@ -22,6 +23,7 @@ class App:
         self.go, self.begun, self.ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.headers: list[tuple[bytes, bytes]] = []
         self.cancelled = False
+        self.rest_s = 0.05
         self.between: asyncio.Event | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -34,7 +36,8 @@ class App:
             if self.between:
                 await self.between.wait()
             await send({"type": "http.response.body", "body": b"ok"})
-            await asyncio.sleep(0.05)
+            if self.rest_s:
+                await asyncio.sleep(self.rest_s)
         except asyncio.CancelledError:
             self.cancelled = True
         finally:
@@ -71,12 +74,29 @@ async def test_a_client_that_hangs_up_ends_its_request(app: App) -> None:
 
 async def test_an_answered_request_is_left_to_end(app: App) -> None:
     reader, writer = await ask(app)
-    await asyncio.sleep(0.03)  # until somebody listens
+    await asyncio.sleep(PATIENCE_S + 0.05)  # until somebody listens
     app.go.set()
     assert (await reader.read(1000)).startswith(b"HTTP/1.1 200")
     await asyncio.wait_for(app.ended.wait(), 5)
     assert not app.cancelled
     writer.close()
+
+
+async def test_nothing_of_a_long_request_is_left_to_the_collector(app: App) -> None:
+    app.rest_s = 0  # so that it has ended before whoever listens hears of it
+    gc.collect()
+    gc.disable()
+    try:
+        reader, writer = await ask(app)
+        await asyncio.sleep(PATIENCE_S + 0.05)
+        app.go.set()
+        await reader.read(1000)
+        await asyncio.wait_for(app.ended.wait(), 5)
+        writer.close()
+        await asyncio.sleep(0.05)
+        assert not [one for one in gc.get_objects() if isinstance(one, front._Watch)]
+    finally:
+        gc.enable()
 
 
 async def test_ray_is_told_and_an_id_is_made_where_there_is_none(app: App) -> None:
