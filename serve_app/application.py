@@ -208,14 +208,17 @@ def gateway_options(catalog: Catalog) -> dict[str, Any]:
 
 
 def scaling_options(scaling: Scaling) -> dict[str, Any]:
-    """How many replicas, with room above the target so that a burst queues in the replica's engine.
+    """Autoscaling bounds, with room above the target so that a burst queues in the replica's engine.
 
-    Where the bounds leave no choice there is no autoscaling: it counts every request in whoever sends it, which costs
-    5 % of the gateway's CPU time.
+    Also where they leave no choice, though that costs 5 % of the gateway's CPU time: were there none, Ray Serve would
+    replace all replicas of the application when a model is given a range.
     """
-    bounds = {"min_replicas": scaling.min, "max_replicas": scaling.max, "target_ongoing_requests": scaling.target}
     return {
-        **({"num_replicas": scaling.min} if scaling.min == scaling.max else {"autoscaling_config": bounds}),
+        "autoscaling_config": {
+            "min_replicas": scaling.min,
+            "max_replicas": scaling.max,
+            "target_ongoing_requests": scaling.target,
+        },
         "max_ongoing_requests": 4 * scaling.target,
         "max_queued_requests": 64 * scaling.target,
     }

@@ -157,6 +157,17 @@ def test_a_changed_model_takes_over_and_no_process_is_replaced(
     assert cluster.pids() == before
 
 
+def test_a_model_is_given_a_range_of_replicas_and_no_process_is_replaced(
+    cluster: Cluster, catalog: dict[str, Any], file: Path, tmp_path: Path
+) -> None:
+    before = cluster.pids()
+    ranged = changed(catalog, tmp_path / "ranged.yaml", "constant", scaling={"min": 1, "max": 2})
+    for one in (ranged, file):
+        cluster.deploy(one)
+        cluster.wait_until_ready(one)
+        assert cluster.pids() == before
+
+
 def test_a_version_that_cannot_load_never_interrupts_the_running_one(
     cluster: Cluster, catalog: dict[str, Any], file: Path, tmp_path: Path
 ) -> None:

@@ -238,11 +238,13 @@ HARMLESS: dict[str, Change] = {
     "any of two pools": serve(
         lambda c: deployment(c, "a")["ray_actor_options"].update(label_selector={"pool": "in(gpu, other)"})
     ),
-    "replicas on several groups": serve(lambda c: deployment(c, "gateway").update(num_replicas=2)),
+    "replicas on several groups": serve(
+        lambda c: deployment(c, "gateway").update(autoscaling_config={"min_replicas": 2, "max_replicas": 2})
+    ),
     "replicas that need both groups": serve(
         lambda c: (
             deployment(c, "a")["ray_actor_options"].update(num_gpus=0.2, label_selector={}),
-            deployment(c, "a").update(num_replicas=3),
+            deployment(c, "a").update(autoscaling_config={"min_replicas": 3, "max_replicas": 3}),
         )
     ),
     "a claim that is mounted": lambda m: (
