@@ -38,9 +38,13 @@ def router(prediction: Prediction[Any, Any], served: Served | None) -> APIRouter
     """The routes; `served` is None for documentation only."""
     api = APIRouter(tags=["model"])
 
-    body = json_body(v1.PredictRequest)
-
-    @post(api, "/v1/models/{model:path}:explain", served, openapi_extra=body, summary="KServe V1 explain")
+    @post(
+        api,
+        "/v1/models/{model:path}:explain",
+        served,
+        openapi_extra=json_body(v1.PredictRequest),
+        summary="KServe V1 explain",
+    )
     async def explain(request: Request) -> Response:
         model = request.path_params["model"]
         found = check_name(served, model)

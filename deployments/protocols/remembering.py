@@ -64,6 +64,8 @@ class Remembering:
             await response(ServeAppError("internal error"), scope["path"])(scope, receive, send)
 
     def _remember(self, key: tuple[str, str], found: tuple[Endpoint, Mapping[str, Any]]) -> None:
+        if key in self._known:
+            return
         if len(self._known) >= MOST:  # of an engine's own app, which may have as many as it likes
             self._known.clear()
         self._known[key] = found

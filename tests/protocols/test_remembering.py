@@ -92,5 +92,9 @@ async def test_many_paths_do_not_keep_others_from_being_remembered(monkeypatch: 
     async with httpx.AsyncClient(transport=httpx.ASGITransport(made), base_url="http://x") as client:
         for number in range(10):
             assert (await client.post(f"/items/{number}")).text == str(number)
+        known = dict(made._known)
+        for path in known:
+            await client.post(path[1])
+        assert made._known == known, "what is known takes no room"
     assert ("", "/items/9") in made._known
     assert len(made._known) <= 3
