@@ -28,6 +28,8 @@ MISSING_SHARE, MISSING_S = 0.05, 0.25
 CONTAINERS = "wav,w64,aiff,au,caf,mp3,flac,ogg,aac,ac3,amr,asf,avi,mpegts,mov,mp4,m4a,3gp,3g2,mj2,matroska,webm"
 """What is read. FFmpeg knows many more, among them some that open sockets and other files."""
 PIECE_SAMPLES = LISTENING_RATE_HZ * 10
+TOGETHER_SAMPLES = 48_000
+"""Decoded frames, mostly of 1,000 samples, are resampled in groups of this many: a call for each costs more than its work."""
 _STREAMED_WAV = 0x7FFF0000
 """From this size on, a WAV header's data size stands for "until the end"."""
 
@@ -137,15 +139,24 @@ def _resampled(frames: Iterator["av.AudioFrame"], rate_hz: int) -> Iterator["av.
     """16-bit mono at `rate_hz`. Rate and channels may change on the way, as where two files were joined."""
     import av
 
-    kind, resampler = None, None
+    kind, resampler, held = None, None, av.AudioFifo()
     for frame in frames:
         if kind != (frame.format.name, frame.layout.name, frame.sample_rate):
+            yield from _through(resampler, held)
             kind = (frame.format.name, frame.layout.name, frame.sample_rate)
-            yield from resampler.resample(None) if resampler else ()
-            resampler = av.AudioResampler(format="s16", layout="mono", rate=rate_hz)
+            resampler, held = av.AudioResampler(format="s16", layout="mono", rate=rate_hz), av.AudioFifo()
         assert resampler
-        yield from resampler.resample(frame)
-    yield from resampler.resample(None) if resampler else ()
+        held.write(frame)
+        if held.samples >= TOGETHER_SAMPLES:
+            yield from resampler.resample(held.read())
+    yield from _through(resampler, held)
+
+
+def _through(resampler: "av.AudioResampler | None", held: "av.AudioFifo") -> Iterator["av.AudioFrame"]:
+    """What is left of the audio that a resampler was given."""
+    if resampler:
+        yield from resampler.resample(held.read()) if held.samples else ()
+        yield from resampler.resample(None)
 
 
 def _stated_s(container: "av.container.InputContainer", stream: Any, file: IO[bytes]) -> float | None:
