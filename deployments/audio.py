@@ -29,7 +29,8 @@ CONTAINERS = "wav,w64,aiff,au,caf,mp3,flac,ogg,aac,ac3,amr,asf,avi,mpegts,mov,mp
 """What is read. FFmpeg knows many more, among them some that open sockets and other files."""
 PIECE_SAMPLES = LISTENING_RATE_HZ * 10
 TOGETHER_SAMPLES = 48_000
-"""Decoded frames, mostly of 1,000 samples, are resampled in groups of this many: a call for each costs more than its work."""
+"""Decoded frames, mostly of 1,000 samples, are resampled in groups of this many: a call for each costs more than
+its work."""
 _STREAMED_WAV = 0x7FFF0000
 """From this size on, a WAV header's data size stands for "until the end"."""
 

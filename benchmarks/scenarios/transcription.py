@@ -63,7 +63,8 @@ def measure(server: Server) -> Figures:
 
 def transcribe(folder: Path) -> Figures:
     """The library's own calls, file after file, from bytes to the last segment: its batches for what is longer than
-    one window, else its plain call, which tries other temperatures where a text looks wrong."""
+    one window, else its plain call, which tries other temperatures where a text looks wrong.
+    """
     from faster_whisper import BatchedInferencePipeline, WhisperModel
 
     model = WhisperModel(str(folder / "whisper"), device="cpu", cpu_threads=2)

@@ -10,14 +10,13 @@ import functools
 import gc
 import json
 import pickle
-import re
-import textwrap
 import threading
 import zipfile
-from collections.abc import AsyncGenerator, Generator, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 from pydantic import Field
@@ -26,7 +25,8 @@ from deployments.engines import PCM, LoadContext, Task, Voice
 from deployments.engines._threads import Cancelled, Turns, stream
 from deployments.engines._torch import Compute
 from deployments.engines._voices import Sample, Voices
-from deployments.errors import BadRequest, EngineError, LoadError
+from deployments.engines._xtts_text import TextReader
+from deployments.errors import EngineError, LoadError
 from deployments.gpu import choose_device
 from deployments.settings import Frozen
 
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     import torch
 
 Chunks = Generator[PCM]
+Made = TypeVar("Made")
 SAMPLING = ("temperature", "top_p", "top_k", "repetition_penalty", "length_penalty")
-SENTENCE_END = re.compile(r"(?<=[.!?…।؟])\s+|(?<=[。！？])|\n+")  # noqa: RUF001 - as Chinese writes them
 
 
 class Options(Frozen):
@@ -61,6 +61,35 @@ class _Latents(NamedTuple):
     speaker: "torch.Tensor"
 
 
+class _Copy:
+    """A model in memory, and the one thread in which torch works for it.
+
+    OpenMP keeps a team of threads for each thread that computes: a new one for each request takes 5 to 8 ms, and
+    when the teams are more than the cores, none waits actively any more: a first chunk of 49 ms took 79.
+    """
+
+    def __init__(self, path: Path, compute_on: Compute) -> None:
+        self._thread = ThreadPoolExecutor(1, "xtts", compute_on.use_threads)
+        self.model = self.run(_read_model, path, compute_on.device)
+
+    def run(self, call: Callable[..., Made], *arguments: object) -> Made:
+        """What `call(*arguments)` returns or raises, in the thread."""
+        return self._thread.submit(call, *arguments).result()
+
+    def each(self, chunks: Chunks) -> Chunks:
+        """What the generator yields; it runs in the thread, and is closed there."""
+        try:
+            while (chunk := self.run(next, chunks, None)) is not None:
+                yield chunk
+        finally:
+            self.run(chunks.close)
+
+    def close(self) -> None:
+        """End the thread, and drop the model."""
+        self._thread.shutdown()
+        del self.model
+
+
 class Engine:
     """Engine `xtts`, task speak.
 
@@ -80,12 +109,12 @@ class Engine:
         self._options = options
         self._compute_on = Compute(device, options.copies, max(1, context.threads // options.copies))
         context.progress("importing coqui-tts, reading weights")
-        models = [_read_model(path, device) for _ in range(options.copies)]
-        config, speakers = models[0].config, models[0].speaker_manager
+        copies = [_Copy(path, self._compute_on) for _ in range(options.copies)]
+        config, speakers = copies[0].model.config, copies[0].model.speaker_manager
         self.sample_rate_hz = int(config.model_args.output_sample_rate)
         asked = options.model_dump(include=set(SAMPLING), exclude_none=True)
         self._sampling = {key: asked.get(key, config[key]) for key in SAMPLING}
-        self._reader = _Reader(path, config)
+        self._reader = TextReader(path, config)
         self._reader.language(options.language)
         folder = options.voices or Path.home() / ".local/share/serve_app/voices" / context.name
         built_in = {name: _Latents(*one.values()) for name, one in speakers.speakers.items()} if speakers else {}
@@ -93,9 +122,9 @@ class Engine:
         self._closing = threading.Event()
         self._device_lost = False
         self._turns = Turns(options.copies)
-        self._free: SimpleQueue[Any] = SimpleQueue()
-        for model in models:
-            self._free.put(model)
+        self._free: SimpleQueue[_Copy] = SimpleQueue()
+        for copy in copies:
+            self._free.put(copy)
 
     def close(self) -> None:
         """Stop what is being spoken, fail what waits, drop the weights."""
@@ -104,7 +133,7 @@ class Engine:
             for _ in range(self._options.copies):
                 turns.enter_context(self._turns.turn(threading.Event()))
             while not self._free.empty():
-                self._free.get()
+                self._free.get().close()
         gc.collect()
         self._compute_on.release()
 
@@ -134,26 +163,25 @@ class Engine:
         tag = self._reader.language(self._options.language if language is None else language)
         voice = self._voices.find(asked)
         pieces = self._reader.pieces(text, tag)
-        self._compute_on.use_threads()
         latents = None
         for piece in pieces:
-            with self._copy(cancelled) as model:
-                latents = latents or self._voices.learn(voice, functools.partial(_condition, model))
-                yield from self._say(model, piece, tag, latents, cancelled)
+            with self._copy(cancelled) as copy:
+                latents = latents or self._voices.learn(voice, functools.partial(copy.run, _condition, copy.model))
+                yield from copy.each(self._say(copy.model, piece, tag, latents, cancelled))
 
     @contextlib.contextmanager
-    def _copy(self, cancelled: threading.Event) -> Iterator[Any]:
+    def _copy(self, cancelled: threading.Event) -> Iterator[_Copy]:
         """A copy of the model for one piece, in turn."""
         with self._turns.turn(cancelled):
             self._check_open()
-            model = self._free.get()
+            copy = self._free.get()
             try:
-                yield model
+                yield copy
             except RuntimeError as error:
                 self._device_lost = self._device_lost or loses_device(error)
                 raise
             finally:
-                self._free.put(model)
+                self._free.put(copy)
 
     def _check_open(self) -> None:
         if self._closing.is_set():
@@ -180,69 +208,6 @@ class Engine:
                 yield pcm
 
 
-class _Reader:
-    """Text as the model takes it: in its languages, in pieces within its limits."""
-
-    def __init__(self, path: Path, config: Any) -> None:
-        from TTS.tts.layers.xtts.tokenizer import VoiceBpeTokenizer
-
-        self._tokenizer = VoiceBpeTokenizer(vocab_file=path / "vocab.json")
-        self._languages: dict[str, str] = {language.split("-")[0]: language for language in config.languages}
-        self._max_tokens = config.model_args.gpt_max_text_tokens - 1
-        self._guard = threading.Lock()  # coqui's cleaners are not made for several threads
-
-    def language(self, asked: str) -> str:
-        """The model's own name for a BCP 47 tag. Raises `BadRequest` naming the languages there are."""
-        base = re.split("[-_]", asked.lower())[0]
-        if base not in self._languages:
-            have = ", ".join(self._languages.values())
-            raise BadRequest(f"unknown language {asked[:80]!r}; have: {have}", param="language")
-        return self._languages[base]
-
-    def pieces(self, text: str, language: str) -> list[str]:
-        """What is spoken at once, in order. Raises `BadRequest` for a text with nothing that can be spoken."""
-        limit = self._tokenizer.char_limits.get(language.split("-")[0], 250)
-        with self._guard:
-            fitting = [piece for part in split(text, limit) for piece in self._fit(part, language)]
-        if not fitting:
-            raise BadRequest(f"the input has nothing that can be spoken in language {language!r}", param="input")
-        return fitting
-
-    def _fit(self, piece: str, language: str) -> list[str]:
-        """A piece, or its halves where it has too many tokens; nothing where it has none that sound."""
-        ids = self._ids(piece, language)
-        if len(ids) > self._max_tokens and len(piece) > 1:
-            halves = textwrap.wrap(piece, -(-len(piece) // 2))
-            return [part for half in halves for part in self._fit(half, language)]
-        tokens = [self._tokenizer.tokenizer.id_to_token(one) for one in ids]
-        sounds = any(letter.isalnum() for token in tokens if not token.startswith("[") for letter in token)
-        return [piece] if sounds else []
-
-    def _ids(self, piece: str, language: str) -> list[int]:
-        try:
-            ids: list[int] = self._tokenizer.encode(piece.strip().lower(), lang=language)
-        except ImportError as error:
-            needed = getattr(error.__cause__ or error, "name", None) or error
-            lacking = f"language {language!r} needs the Python package {needed}, which this server does not have"
-            raise BadRequest(lacking, param="language") from error
-        except Exception as error:  # mostly num2words': not every number in every language
-            unread = f"the input cannot be read in language {language!r}: {type(error).__name__} {error}"
-            raise BadRequest(f"{unread.strip()}; writing its numbers as words may help", param="input") from error
-        return ids
-
-
-def split(text: str, limit: int) -> list[str]:
-    """Sentences together up to `limit` characters; longer ones cut between words, and longer words anywhere."""
-    pieces: list[str] = []  # not by coqui's split_sentence, which needs spaCy
-    for sentence in SENTENCE_END.split(text):
-        for part in textwrap.wrap(sentence, limit, break_on_hyphens=False):
-            if pieces and len(pieces[-1]) + 1 + len(part) <= limit:
-                pieces[-1] += f" {part}"
-            else:
-                pieces.append(part)
-    return pieces
-
-
 def loses_device(error: Exception) -> bool:
     """Whether a process whose computing failed so can compute nothing more on its GPU."""
     return "CUDA error" in str(error) or "device-side assert" in str(error)
@@ -258,6 +223,7 @@ def _check_files(path: Path) -> None:
 
 
 def _read_model(path: Path, device: "torch.device") -> Any:
+    from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
     from TTS.tts.models.xtts import Xtts, XttsConfig
 
     config = XttsConfig()
@@ -265,6 +231,9 @@ def _read_model(path: Path, device: "torch.device") -> Any:
     model = Xtts(config)
     model._load_checkpoint = _read_weights
     model.load_checkpoint(config, checkpoint_dir=path, eval=True)
+    for module in model.hifigan_decoder.modules():
+        if is_parametrized(module, "weight"):  # by weight norm, which would be computed anew for each chunk
+            remove_parametrizations(module, "weight")
     return model.to(device)
 
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from deployments.engines import PCM
-from deployments.engines.xtts import Engine, Options, loses_device, split
+from deployments.engines._xtts_text import split
+from deployments.engines.xtts import Engine, Options, loses_device
 from deployments.errors import BadRequest, EngineError, LoadError, NotFound
 from tests.engines.loading import loaded
 from tests.engines.xtts_checkpoint import BROKEN, BUILT_IN, make_tiny_xtts
