@@ -16,6 +16,8 @@ from deployments.errors import EngineError, ServeAppError
 log = logging.getLogger(__name__)
 LOOK_S = 0.1
 """How often a request that waits for its turn looks whether it is still wanted."""
+FIRST_S = 0.01
+"""How long a thread lets the reader of its first piece go before it, at most."""
 Piece = TypeVar("Piece")
 
 
@@ -69,13 +71,14 @@ async def stream(name: str, produce: Callable[[threading.Event], Generator[Piece
     """What `produce(cancelled)` yields in a thread called `name`, as it comes; what it raises is raised here,
     as an `EngineError` unless it is an error of ours.
 
-    The thread never waits for a slow reader, so that the engine is free for others as soon as the work
-    is done. Closing the iterator, or cancelling its reader, sets `cancelled`, which `produce` looks at
-    between steps, and waits until the thread has ended: nothing computes for a request that is gone.
+    The thread never waits for a slow reader, so that the engine is free for others as soon as the work is done; only
+    after the first piece it rests until that is on its way, `FIRST_S` at most, for where the work keeps every core
+    busy the piece would be 5 ms late. Closing the iterator, or cancelling its reader, sets `cancelled`, which `produce`
+    looks at between steps, and waits until the thread has ended: nothing computes for a request that is gone.
     """
     loop = asyncio.get_running_loop()
     queue: asyncio.Queue[Piece | Exception | None] = asyncio.Queue()
-    cancelled, ended = threading.Event(), asyncio.Event()
+    cancelled, taken, ended = threading.Event(), threading.Event(), asyncio.Event()
 
     def call(what: Callable[..., None], *arguments: object) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: the process is ending
@@ -89,6 +92,8 @@ async def stream(name: str, produce: Callable[[threading.Event], Generator[Piece
                     if cancelled.is_set():
                         break
                     call(queue.put_nowait, piece)
+                    taken.wait(FIRST_S)
+                    taken.set()  # the next ones are not waited for
         except ServeAppError as error:
             last = error
         except Exception as error:
@@ -103,6 +108,8 @@ async def stream(name: str, produce: Callable[[threading.Event], Generator[Piece
             if isinstance(piece, Exception):
                 raise piece
             yield piece
+            taken.set()
     finally:
         cancelled.set()
+        taken.set()
         await asyncio.shield(ended.wait())

@@ -7,6 +7,7 @@ from collections.abc import Generator
 
 import pytest
 
+from deployments.engines import _threads
 from deployments.engines._threads import Cancelled, Turns, stream
 from deployments.errors import BadRequest, EngineError
 
@@ -43,6 +44,34 @@ async def test_closing_stops_the_thread_and_waits_for_it() -> None:
     async with contextlib.aclosing(stream("t", work)) as pieces:
         assert await anext(pieces) == 1
     assert ended.is_set()
+
+
+async def test_the_first_piece_leaves_before_the_second_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_threads, "FIRST_S", 10.0)
+    read, seen = list[int](), list[list[int]]()
+
+    def work(_cancelled: threading.Event) -> Generator[int]:
+        for i in range(2):
+            yield i
+            seen.append(list(read))
+
+    async for piece in stream("t", work):
+        read.append(piece)
+    assert seen[0] == [0]
+
+
+async def test_no_reader_is_waited_for_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_threads, "FIRST_S", 0.001)
+    made = threading.Event()
+
+    def work(_cancelled: threading.Event) -> Generator[int]:
+        yield from range(3)
+        made.set()
+
+    async with contextlib.aclosing(stream("t", work)) as pieces:
+        assert await anext(pieces) == 0
+        assert await asyncio.to_thread(made.wait, 10)
+        assert [piece async for piece in pieces] == [1, 2]
 
 
 async def test_cancelling_the_reader_stops_the_thread() -> None:
