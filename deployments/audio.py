@@ -6,6 +6,7 @@ a file holds or claims. Knows nothing of models.
 
 import contextlib
 from collections.abc import Iterator
+from itertools import groupby
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
@@ -140,23 +141,14 @@ def _resampled(frames: Iterator["av.AudioFrame"], rate_hz: int) -> Iterator["av.
     """16-bit mono at `rate_hz`. Rate and channels may change on the way, as where two files were joined."""
     import av
 
-    kind, resampler, held = None, None, av.AudioFifo()
-    for frame in frames:
-        if kind != (frame.format.name, frame.layout.name, frame.sample_rate):
-            yield from _through(resampler, held)
-            kind = (frame.format.name, frame.layout.name, frame.sample_rate)
-            resampler, held = av.AudioResampler(format="s16", layout="mono", rate=rate_hz), av.AudioFifo()
-        assert resampler
-        held.write(frame)
-        if held.samples >= TOGETHER_SAMPLES:
+    for _, alike in groupby(frames, lambda frame: (frame.format.name, frame.layout.name, frame.sample_rate)):
+        resampler, held = av.AudioResampler(format="s16", layout="mono", rate=rate_hz), av.AudioFifo()
+        for frame in alike:
+            held.write(frame)
+            if held.samples >= TOGETHER_SAMPLES:
+                yield from resampler.resample(held.read())
+        if held.samples:
             yield from resampler.resample(held.read())
-    yield from _through(resampler, held)
-
-
-def _through(resampler: "av.AudioResampler | None", held: "av.AudioFifo") -> Iterator["av.AudioFrame"]:
-    """What is left of the audio that a resampler was given."""
-    if resampler:
-        yield from resampler.resample(held.read()) if held.samples else ()
         yield from resampler.resample(None)
 
 
