@@ -119,7 +119,8 @@ def fit(tensor: Tensor, spec: TensorSpec) -> Array:
     shape = tensor.array.shape
     if not spec.takes(shape):
         raise refusal(tensor.name, f"has shape {show(list(shape))}; the model takes {show(list(spec.shape))}")
-    return np.require(convert(tensor.name, tensor.array, spec.datatype), requirements="A")
+    array = convert(tensor.name, tensor.array, spec.datatype)
+    return array if array.flags.aligned else array.copy()
 
 
 def convert(name: str, array: Array, datatype: Datatype) -> Array:

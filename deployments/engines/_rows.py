@@ -115,7 +115,9 @@ def _count_rows(tensors: Tensors) -> int:
 
 def _merge(parts: Sequence[Array]) -> Array:
     """The rows of all parts, in memory that is ours: requests' own may be read-only or not aligned."""
-    return np.concatenate(parts) if len(parts) > 1 else np.require(parts[0], requirements=("C", "A", "W"))
+    if len(parts) > 1:
+        return np.concatenate(parts)
+    return parts[0] if parts[0].flags.carray else parts[0].copy()
 
 
 class RowsEngine:

@@ -120,9 +120,22 @@ async def off_loop(size: int, call: Callable[[], Piece]) -> Piece:
     return await run_in_threadpool(call) if size > THREAD_BYTES else call()
 
 
+async def whole_body(request: Request) -> bytes:
+    """The body, as it came; read once. Raises `ClientDisconnect`."""
+    parts: list[bytes] = []
+    more = True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        parts.append(message.get("body", b""))
+        more = message.get("more_body", False)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
 async def plain_body(request: Request, served: Configured) -> bytes:
     """The body, decompressed where `Content-Encoding` says so. Raises `BadRequest`, `PayloadTooLarge`."""
-    body = await request.body()
+    body = await whole_body(request)
     coding = request.headers.get("content-encoding")
     if not coding:
         return body

@@ -160,7 +160,8 @@ def write_values(tensor: Tensor, encoded: bool = False) -> tuple[Array | list[st
         raise refusal(tensor.name, f"is {tensor.datatype}, which JSON has no numbers for; ask for binary data")
     flat = tensor.array.reshape(-1)
     if tensor.datatype != "BYTES":
-        return np.require(flat, DTYPES[tensor.datatype], ["C", "A"]), {}
+        flags = flat.flags
+        return flat if flags.c_contiguous and flags.aligned else flat.copy(), {}
     elements: list[bytes] = flat.tolist()
     if not encoded:
         with contextlib.suppress(UnicodeDecodeError):
