@@ -131,10 +131,14 @@ class Batcher(Generic[Raw, Out]):
                 raise QueueFull(f"{self._queued} inputs wait already (at most {self._max_queue()})", retry_after_s=1)
             self._queued += len(raw)
             self._inbox.append(job)
-            if not self._short_cost:
+            short = self._short_cost > 0
+            if not short:
                 self._wake.notify()
-            elif not self._asked_here:
-                self._asked_here = True
+        if short and not self._asked_here:
+            self._asked_here = True
+            if self._patience.alone():
+                self._compute_here()
+            else:
                 loop.call_soon(self._compute_here)
         try:
             return await job.done

@@ -143,6 +143,11 @@ class Patience:
         self._first = self._came = 0
         self._came_s = self._busy_s = self._turn_s = 0.0
         self._passing = self._passed = 0
+        self._lone = False
+
+    def alone(self) -> bool:
+        """Whether requests have come alone for so long that the next does not wait for those of its own turn either."""
+        return self._lone and self._passing > 0 and self._passed == self.MOST_PASSED
 
     def holds(self, waiting: int, now_s: float) -> bool:
         """Whether to wait for another turn of the loop, with so many requests waiting at that time in seconds."""
@@ -160,5 +165,6 @@ class Patience:
             return True
         vain = waiting == self._first < self.ENOUGH
         self._passing = self._passed = min(2 * self._passed or 1, self.MOST_PASSED) if vain else 0
+        self._lone = waiting == 1
         self._first = self._came = 0
         return False

@@ -351,6 +351,24 @@ async def test_requests_that_come_in_the_next_turns_are_computed_together(
     assert [len(batch) for _, batch in where.batches] == [2, 2], "it was not remembered that it paid"
 
 
+async def test_a_request_after_many_lone_ones_is_computed_without_a_turn_of_the_loop(
+    short: tuple[Where, Batcher[int, int]],
+) -> None:
+    where, batcher = short
+
+    async def at_once() -> bool:
+        turned: list[bool] = []
+        asyncio.get_running_loop().call_soon(turned.append, True)
+        assert await batcher.submit([2]) == [2]
+        return not turned
+
+    tried = [await at_once() for _ in range(8 * Patience.MOST_PASSED)]
+    assert tried[-Patience.MOST_PASSED :].count(True) >= Patience.MOST_PASSED - 1
+    for _ in range(2 * Patience.MOST_PASSED):
+        await asyncio.gather(*(batcher.submit([0]) for _ in range(4)))
+    assert where.batches[-1] == (True, [0, 0, 0, 0]), "it was not noticed that they come together"
+
+
 MS = 0.001
 
 
