@@ -24,6 +24,7 @@ from deployments.asgi import Answer, Head
 from deployments.errors import DeadlineExceeded, ModelUnavailable, QueueFull, ReplicaLost
 from deployments.protocols import STREAMED
 from deployments.protocols.app import ModelStatus
+from deployments.within import within
 
 log = logging.getLogger("serve_app")
 
@@ -136,7 +137,7 @@ class Carrier:
     async def _first(self, response: Any, timeout_s: float) -> Answer:
         """The whole answer of a unary call, or the first piece of a stream."""
         try:
-            async with asyncio.timeout(timeout_s + GRACE_S):
+            with within(timeout_s + GRACE_S):
                 answer: Answer = await (anext(response) if isinstance(response, AsyncIterator) else response)
                 return answer
         except TimeoutError:

@@ -3,7 +3,6 @@
 ASGI middleware around whichever application is the ingress. Knows nothing of models.
 """
 
-import asyncio
 import hmac
 import logging
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from deployments.asgi import new_id
 from deployments.errors import BadRequest, BodyTimeout, HeadersTooLarge, PayloadTooLarge, ServeAppError, Unauthenticated
 from deployments.protocols.dialects import render
+from deployments.within import within
 
 log = logging.getLogger("serve_app")
 
@@ -129,7 +129,7 @@ def limited(scope: Scope, receive: Receive, max_body: int) -> Receive:
         if whole:  # whoever listens now listens for a disconnect, however long the answer takes
             return await receive()
         try:
-            async with asyncio.timeout(BODY_IDLE_S):
+            with within(BODY_IDLE_S):
                 message = await receive()
         except TimeoutError:
             raise BodyTimeout(f"no more of the body came for {BODY_IDLE_S:.0f} s, after {taken} bytes") from None

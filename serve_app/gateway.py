@@ -24,6 +24,7 @@ from deployments.model import Model, tidy_heap
 from deployments.protocols import ROUTERS, models
 from deployments.protocols.app import ModelStatus, build_app, off_loop
 from deployments.settings import Frozen, ModelIdentity
+from deployments.within import within
 from serve_app import environment
 from serve_app.carry import GRACE_S, Carrier, pack
 from serve_app.edge import Edge, declared_bytes
@@ -243,11 +244,11 @@ async def answer_inline(model: Model, head: Head, body: bytes | bytearray, send:
         nonlocal begun
         if not begun:
             begun = True
-            deadline.reschedule(None)
+            limit.lift()
         await send(message)
 
     try:
-        async with asyncio.timeout(head.timeout_s + GRACE_S) as deadline:
+        with within(head.timeout_s + GRACE_S) as limit:
             await model.streaming_app(scope_of(head), receive_of(bytes(body)), begin)
     except TimeoutError:
         raise DeadlineExceeded(f"{model.name} did not begin to answer within {head.timeout_s:g} s") from None

@@ -1,0 +1,70 @@
+"""A time limit for blocks that are entered thousands of times a second and seldom last that long.
+
+`asyncio.timeout` sets and clears a timer of the event loop for each block. Here one timer of a loop looks at all of
+its blocks, see docs/adr/0020.
+"""
+
+import asyncio
+from types import TracebackType
+from typing import Self
+from weakref import WeakKeyDictionary
+
+TICK_S = 0.1
+"""How late a limit may be noticed, at most."""
+
+
+class within:  # noqa: N801 (named as `asyncio.timeout`, in whose place it stands)
+    """`with within(seconds):` cancels its block after so long, up to `TICK_S` later, and has it raise `TimeoutError`.
+
+    As with `asyncio.timeout`, a block whose task is cancelled by others too is cancelled.
+    """
+
+    __slots__ = ("_cancelling", "_ends_s", "_expired", "_loop", "_seconds", "_task")
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds, self._expired = seconds, False
+
+    def __enter__(self) -> Self:
+        task = asyncio.current_task()
+        assert task, "a time limit is for what runs in a task"
+        self._task, self._cancelling, self._loop = task, task.cancelling(), task.get_loop()
+        self._ends_s = self._loop.time() + self._seconds
+        blocks = _blocks.get(self._loop)
+        if blocks is None:
+            _blocks[self._loop] = blocks = set()
+            self._loop.call_later(TICK_S, _look, self._loop)
+        blocks.add(self)
+        return self
+
+    def lift(self) -> None:
+        """Let the rest of the block take as long as it likes."""
+        if blocks := _blocks.get(self._loop):
+            blocks.discard(self)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        self.lift()
+        if self._expired and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
+            raise TimeoutError from error
+
+    def expired(self, now_s: float) -> bool:
+        """Cancel the block if its time is over, and say whether it was."""
+        if now_s < self._ends_s:
+            return False
+        self._expired = True
+        self._task.cancel()
+        return True
+
+
+_blocks: "WeakKeyDictionary[asyncio.AbstractEventLoop, set[within]]" = WeakKeyDictionary()
+"""The blocks under way of each loop that has a timer to look at them."""
+
+
+def _look(loop: asyncio.AbstractEventLoop) -> None:
+    now_s = loop.time()
+    _blocks[loop] = left = {block for block in _blocks[loop] if not block.expired(now_s)}
+    if left:
+        loop.call_later(TICK_S, _look, loop)
+    else:
+        del _blocks[loop]
