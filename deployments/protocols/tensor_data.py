@@ -160,8 +160,10 @@ def write_values(tensor: Tensor, encoded: bool = False) -> tuple[Array | list[st
         raise refusal(tensor.name, f"is {tensor.datatype}, which JSON has no numbers for; ask for binary data")
     flat = tensor.array.reshape(-1)
     if tensor.datatype != "BYTES":
-        flags = flat.flags
-        return flat if flags.c_contiguous and flags.aligned else flat.copy(), {}
+        dtype, flags = DTYPES[tensor.datatype], flat.flags
+        # An equal dtype need not do: orjson knows no `longlong`, which ONNX's numbers may be.
+        plain = flat.dtype is dtype and flags.c_contiguous and flags.aligned
+        return flat if plain else np.require(flat, dtype, ["C", "A"]), {}
     elements: list[bytes] = flat.tolist()
     if not encoded:
         with contextlib.suppress(UnicodeDecodeError):
