@@ -16,6 +16,7 @@ from ray.serve.schema import ReplicaState
 
 from deployments.asgi import Answer, BodyBytes, Head, run_stream, run_unary
 from deployments.cache import Budget, ModelCache
+from deployments.engines._ahead import import_ahead
 from deployments.model import Model
 from deployments.protocols.app import ModelStatus
 from deployments.settings import ModelIdentity
@@ -51,6 +52,8 @@ class ModelReplica:
         self._cache = ModelCache() if on_demand else None
         made = [Model(ModelIdentity.model_validate(one), *reserved(), self._cache) for one in identities]
         self._models = {model.name: model for model in made}
+        if on_demand:
+            import_ahead({model.identity.engine for model in made})
         self._begun = False
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:

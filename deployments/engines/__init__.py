@@ -57,6 +57,8 @@ class Engine(Protocol):
     task: ClassVar[Task]
     options_type: ClassVar[type[Frozen]]
     """The keys that `options:` may have in the catalog."""
+    libraries: ClassVar[tuple[str, ...]]
+    """Modules that `load()` imports and that take long; none that it has to prepare the import of."""
     note: ClassVar[str]
     """What people should know of its quality, in one sentence; empty where there is nothing to say."""
 

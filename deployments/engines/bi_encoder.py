@@ -32,6 +32,7 @@ class Engine:
 
     task: ClassVar[Task] = "rerank"
     options_type: ClassVar[type[Frozen]] = Options
+    libraries: ClassVar[tuple[str, ...]] = ("sentence_transformers",)
     note: ClassVar[str] = (
         "It compares the embeddings of query and documents: good enough to try things, no match for a cross-encoder."
     )

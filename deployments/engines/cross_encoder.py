@@ -49,6 +49,7 @@ class Engine:
 
     task: ClassVar[Task] = "rerank"
     options_type: ClassVar[type[Frozen]] = Options
+    libraries: ClassVar[tuple[str, ...]] = ("sentence_transformers",)
     note: ClassVar[str] = ""
 
     def load(self, path: Path, options: Options, context: LoadContext) -> None:

@@ -66,6 +66,7 @@ class Engine:
 
     task: ClassVar[Task] = "speak"
     options_type: ClassVar[type[Frozen]] = Options
+    libraries: ClassVar[tuple[str, ...]] = ()
     note: ClassVar[str] = (
         "A formant synthesizer: instant and in over 100 languages, but plainly a robot; for trying things out and "
         "for tiny machines."

@@ -63,6 +63,7 @@ class Engine:
 
     task: ClassVar[Task] = "transcribe"
     options_type: ClassVar[type[Frozen]] = Options
+    libraries: ClassVar[tuple[str, ...]] = ("faster_whisper",)
     note: ClassVar[str] = ""
 
     def load(self, path: Path, options: Options, context: LoadContext) -> None:

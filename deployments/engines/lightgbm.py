@@ -28,6 +28,7 @@ class Engine(BoosterEngine):
     Classes are 0, 1... but in a pickle of LightGBM's classifier, which knows what they stand for.
     """
 
+    libraries: ClassVar[tuple[str, ...]] = ("lightgbm",)
     files = (".txt", ".bst", ".model")
     datatype: ClassVar[Datatype] = "FP64"
     dtype = np.float64

@@ -48,6 +48,7 @@ class Engine(NetworkEngine):
     """
 
     options_type: ClassVar[type[Frozen]] = Options
+    libraries: ClassVar[tuple[str, ...]] = ("onnxruntime",)
 
     def load(self, path: Path, options: Options, context: LoadContext) -> None:
         """Make a session on the file, and read what it takes and gives. Raises `LoadError`."""

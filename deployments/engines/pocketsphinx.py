@@ -59,6 +59,7 @@ class Engine:
 
     task: ClassVar[Task] = "transcribe"
     options_type: ClassVar[type[Frozen]] = Options
+    libraries: ClassVar[tuple[str, ...]] = ("pocketsphinx",)
     note: ClassVar[str] = (
         "A small English model from before neural networks: expect many wrong words; for trying things out, with "
         "faster_whisper for real use."

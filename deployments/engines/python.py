@@ -68,6 +68,7 @@ class Engine:
 
     task: ClassVar[Task] = "predict"
     options_type: ClassVar[type[Frozen]] = Options
+    libraries: ClassVar[tuple[str, ...]] = ()
     note: ClassVar[str] = ""
     columns: tuple[str, ...] = ()
 

@@ -58,6 +58,7 @@ class Engine:
 
     task: ClassVar[Task] = "embed"
     options_type: ClassVar[type[Frozen]] = Options
+    libraries: ClassVar[tuple[str, ...]] = ("sentence_transformers",)
     note: ClassVar[str] = ""
 
     def load(self, path: Path, options: Options, context: LoadContext) -> None:

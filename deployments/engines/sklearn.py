@@ -45,6 +45,7 @@ class Engine(RowsEngine):
     """
 
     options_type: ClassVar[type[Frozen]] = Options
+    libraries: ClassVar[tuple[str, ...]] = ("skops.io", "joblib")
 
     def load(self, path: Path, options: Options, context: LoadContext) -> None:
         """Read the estimator, and call its methods once on a made-up row. Raises `LoadError`."""

@@ -58,6 +58,7 @@ class Engine(NetworkEngine):
     """
 
     options_type: ClassVar[type[Frozen]] = Options
+    libraries: ClassVar[tuple[str, ...]] = ("torch",)
 
     def load(self, path: Path, options: Options, context: LoadContext) -> None:
         """Read the file, and try what it returns. Raises `LoadError`."""

@@ -118,6 +118,7 @@ class Engine:
 
     task: ClassVar[Task] = "generate"
     options_type: ClassVar[type[Frozen]] = Options
+    libraries: ClassVar[tuple[str, ...]] = ("transformers",)
     note: ClassVar[str] = ""
     app: "ASGIApp | None" = None
 

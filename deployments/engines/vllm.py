@@ -101,6 +101,7 @@ class Engine:
 
     task: ClassVar[Task] = "generate"
     options_type: ClassVar[type[Frozen]] = Options
+    libraries: ClassVar[tuple[str, ...]] = ()
     note: ClassVar[str] = ""
 
     def load(self, path: Path, options: Options, context: LoadContext) -> None:

@@ -31,6 +31,7 @@ class Engine(BoosterEngine):
     """
 
     options_type: ClassVar[type[Frozen]] = Options
+    libraries: ClassVar[tuple[str, ...]] = ("xgboost",)
     files = (".ubj", ".json", ".bst", ".model")
     datatype: ClassVar[Datatype] = "FP32"
     dtype = np.float32

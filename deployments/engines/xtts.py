@@ -100,6 +100,7 @@ class Engine:
 
     task: ClassVar[Task] = "speak"
     options_type: ClassVar[type[Frozen]] = Options
+    libraries: ClassVar[tuple[str, ...]] = ("TTS.tts.models.xtts",)
     note: ClassVar[str] = "XTTS-v2's weights are under the Coqui Public Model License, which allows no commercial use."
 
     def load(self, path: Path, options: Options, context: LoadContext) -> None:

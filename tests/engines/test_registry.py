@@ -1,5 +1,9 @@
 """Finding engines by name."""
 
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import get_args
 
@@ -18,6 +22,30 @@ def test_every_engine_has_a_task_and_options() -> None:
         assert engine.task in get_args(engines.Task)
         assert isinstance(engine.note, str)
         engine.options_type()
+
+
+@pytest.mark.parametrize("name", engines.names())
+def test_what_is_imported_ahead_is_what_loading_imports(name: str) -> None:
+    """By the text of the engine's file and of those that it shares."""
+    folder = Path(engines.__file__).parent
+    shared = ("_estimator_files", "_loading", "sentence_transformers")
+    code = "\n".join((folder / f"{one}.py").read_text() for one in (name, *shared))
+    for library in engines.find(name).libraries:
+        assert find_spec(library)
+        assert re.search(rf'(library|import_module)\("{library}"|import {library}\b|from {library} import', code)
+
+
+def test_libraries_are_imported_ahead_and_what_is_missing_is_left_out() -> None:
+    code = """
+import sys
+from deployments import engines
+from deployments.engines._ahead import import_ahead
+engines.find("onnx").libraries = ("no_such_library", "onnxruntime")
+import_ahead(["onnx", "espeak"]).join()
+print("onnxruntime" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("True\n", "")
 
 
 def test_an_unknown_engine_names_the_known_ones() -> None:

@@ -106,6 +106,13 @@ def processes(apart: Application) -> dict[str, set[int]]:
     return {name: {one.pid for one in apart.replicas(name)} for name in [*APART, "gateway", "on-demand"]}
 
 
+def test_the_libraries_of_models_on_demand_are_there_before_one_is_asked_for(apart: Application) -> None:
+    (replica,) = apart.replicas("on-demand")
+    apart.until(lambda: any("/sklearn/" in one.path for one in replica.memory_maps()))
+    index = httpx.post(f"{apart.url}/v2/repository/index", json={}).json()
+    assert [one["state"] for one in index if one["name"] == "iris-at-times"] == ["UNAVAILABLE"]
+
+
 @pytest.mark.parametrize(
     ("path", "host"),
     [
