@@ -1,4 +1,4 @@
-"""Clients that ask without pause, while something happens."""
+"""Clients that ask again and again, while something happens."""
 
 import threading
 import time
@@ -16,15 +16,19 @@ def load(
     ask: Callable[[httpx.Client, str], httpx.Response],
     check: Callable[[httpx.Response], object] = lambda answer: answer.status_code,
     clients: int = CLIENTS,
+    pause_s: float = 0.0,
 ) -> Iterator[Counter[object]]:
-    """Clients that `ask` with a text of their own each time; what `check` made of each answer, counted."""
+    """Clients that `ask` with a text of their own each time; what `check` made of each answer, counted.
+
+    Without a pause each has a request under way at any time, and what starts meanwhile has little of two cores.
+    """
     seen: Counter[object] = Counter()
     stop = threading.Event()
 
     def run(number: int) -> None:
         with httpx.Client(timeout=120) as client:
             n = 0
-            while not stop.is_set():
+            while not stop.wait(pause_s):
                 n += 1
                 try:
                     seen[check(ask(client, f"client {number} request {n}"))] += 1

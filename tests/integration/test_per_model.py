@@ -221,7 +221,7 @@ def test_adding_and_removing_a_model_leaves_every_process(apart: Application, ca
     before = processes(apart)
     more = copy.deepcopy(catalog)
     more["models"].append({**catalog["models"][0], "name": "second", "aliases": []})
-    with load(asking(f"{apart.url}/identity")) as seen:
+    with load(asking(f"{apart.url}/identity"), pause_s=0.05) as seen:
         for _ in range(2):  # a handle to what was there before leads to it again
             apart.deploy(more)
             apart.until(lambda: apart.state("second")["state"] == "ready")
