@@ -87,8 +87,9 @@ def check_who_is_let_in(small: Application) -> None:
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL, "down", "down after SIGKILL of all"])
 def test_no_process_and_no_port_is_left(small: Application, end: Any) -> None:
-    check_what_it_shows(small)
-    check_who_is_let_in(small)
+    if end == signal.SIGINT:  # of one of the applications that come up here
+        check_what_it_shows(small)
+        check_who_is_let_in(small)
     session = small.instance().session
     orphan = linger(small)
     haproxy = [p for p in instance.processes(session) if p.name() == "haproxy"]
