@@ -21,6 +21,7 @@ from starlette.types import ASGIApp
 from deployments import engines, explainers, sources
 from deployments.cache import ModelCache
 from deployments.engines import Engine, LoadContext
+from deployments.engines._ahead import await_imports
 from deployments.engines._transformer import Transformer
 from deployments.errors import BadRequest, LoadError, ModelFailed, ModelUnavailable
 from deployments.explainers import Explainer
@@ -238,6 +239,7 @@ class Model:
 
     def _load(self, wanted: dict[str, Any], progress: Callable[[str], None]) -> Version:
         """Fetch the files, and load an engine and its explainer on them. Blocks; what it raises is the reason."""
+        await_imports()
         try:
             settings = ModelSettings.model_validate(wanted)
             options = self._engine_class.options_type.model_validate(settings.options)

@@ -53,7 +53,7 @@ class ModelReplica:
         made = [Model(ModelIdentity.model_validate(one), *reserved(), self._cache) for one in identities]
         self._models = {model.name: model for model in made}
         if on_demand:
-            import_ahead({model.identity.engine for model in made})
+            import_ahead(model.identity.engine for model in made)
         self._begun = False
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:

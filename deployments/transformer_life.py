@@ -12,6 +12,7 @@ from fastapi import Request
 
 from deployments import sources
 from deployments.engines import LoadContext
+from deployments.engines._ahead import await_imports
 from deployments.engines._transformer import Transformer
 from deployments.errors import LoadError
 from deployments.life import Life
@@ -84,6 +85,7 @@ class TransformerLife:
 
     def _load(self, wanted: dict[str, object], progress: Callable[[str], None]) -> Transformer:
         """Fetch the class's files and make an instance. Blocks; raises `LoadError`."""
+        await_imports()
         settings = TransformerSettings.model_validate(wanted)
         transformer = Transformer()
         try:

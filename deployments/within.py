@@ -5,6 +5,7 @@ its blocks, see docs/adr/0020.
 """
 
 import asyncio
+import contextvars
 from types import TracebackType
 from typing import Self
 from weakref import WeakKeyDictionary
@@ -32,7 +33,7 @@ class within:  # noqa: N801 (named as `asyncio.timeout`, in whose place it stand
         blocks = _blocks.get(self._loop)
         if blocks is None:
             _blocks[self._loop] = blocks = set()
-            self._loop.call_later(TICK_S, _look, self._loop)
+            _look_later(self._loop)
         blocks.add(self)
         return self
 
@@ -48,7 +49,7 @@ class within:  # noqa: N801 (named as `asyncio.timeout`, in whose place it stand
         if self._expired and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             raise TimeoutError from error
 
-    def expired(self, now_s: float) -> bool:
+    def end_if_over(self, now_s: float) -> bool:
         """Cancel the block if its time is over, and say whether it was."""
         if now_s < self._ends_s:
             return False
@@ -61,10 +62,17 @@ _blocks: "WeakKeyDictionary[asyncio.AbstractEventLoop, set[within]]" = WeakKeyDi
 """The blocks under way of each loop that has a timer to look at them."""
 
 
+def _look_later(loop: asyncio.AbstractEventLoop) -> None:
+    # In a context of its own: that of whoever set the timer would live as long as there are blocks.
+    loop.call_later(TICK_S, _look, loop, context=contextvars.Context())
+
+
 def _look(loop: asyncio.AbstractEventLoop) -> None:
-    now_s = loop.time()
-    _blocks[loop] = left = {block for block in _blocks[loop] if not block.expired(now_s)}
-    if left:
-        loop.call_later(TICK_S, _look, loop)
-    else:
-        del _blocks[loop]
+    blocks, now_s = _blocks[loop], loop.time()
+    try:
+        blocks -= {block for block in list(blocks) if block.end_if_over(now_s)}
+    finally:
+        if blocks:
+            _look_later(loop)
+        else:
+            del _blocks[loop]

@@ -1,4 +1,4 @@
-"""Time limits, each test also of `asyncio.timeout`, which they are to be the same as but for the tick."""
+"""Time limits; what is said of a `limit` holds for `asyncio.timeout` too, in whose place they stand."""
 
 import asyncio
 import contextlib
@@ -31,6 +31,12 @@ def limit(request: pytest.FixtureRequest) -> Limit:
     return found
 
 
+def cancelling() -> int:
+    task = asyncio.current_task()
+    assert task
+    return task.cancelling()
+
+
 def seconds() -> float:
     return asyncio.get_running_loop().time()
 
@@ -41,7 +47,7 @@ async def test_a_block_that_takes_too_long_ends_in_time(limit: Limit) -> None:
         async with limit(0.05):
             await asyncio.sleep(10)
     assert 0.05 <= seconds() - began_s < 5
-    await asyncio.sleep(0)  # nothing of the cancellation is left
+    assert cancelling() == 0
 
 
 async def test_a_block_that_is_done_is_left_alone(limit: Limit) -> None:
@@ -60,6 +66,35 @@ async def test_an_error_of_the_block_is_its_own(limit: Limit) -> None:
     with pytest.raises(KeyError, match="mine"):
         async with limit(10):
             raise KeyError("mine")
+
+
+async def test_an_error_after_the_limit_is_its_own_too(limit: Limit) -> None:
+    async def work() -> None:
+        try:
+            await asyncio.sleep(10)
+        except asyncio.CancelledError:
+            raise KeyError("mine") from None
+
+    with pytest.raises(KeyError, match="mine"):
+        async with limit(0.05):
+            await work()
+    assert cancelling() == 0
+
+
+async def test_a_limit_within_what_is_cancelled_already(limit: Limit) -> None:
+    """As where a request that ends still has something to wait for."""
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(10)
+        except asyncio.CancelledError:
+            with pytest.raises(TimeoutError):
+                async with limit(0.05):
+                    await asyncio.sleep(10)
+            assert cancelling() == 1
+            raise
+
+    assert (await cancelled_by_others(work(), 0)).cancelled()
 
 
 async def test_the_inner_of_two_limits_ends_the_inner_block_alone(limit: Limit) -> None:

@@ -11,10 +11,11 @@ from collections.abc import Iterable
 from deployments.engines import find
 
 log = logging.getLogger(__name__)
+_importing: list[threading.Thread] = []
 
 
-def import_ahead(names: Iterable[str]) -> threading.Thread:
-    """Import what loading models of these engines will import, in a thread that has begun.
+def import_ahead(names: Iterable[str]) -> None:
+    """Begin to import, in a thread, what loading models of these engines will import, in their order.
 
     A library that cannot be imported is an error when a model of its engine is loaded, not here.
     """
@@ -28,5 +29,11 @@ def import_ahead(names: Iterable[str]) -> threading.Thread:
                 log.info("%s cannot be imported ahead: %s", library, error)
 
     thread = threading.Thread(target=run, name="import-ahead", daemon=True)
+    _importing.append(thread)
     thread.start()
-    return thread
+
+
+def await_imports() -> None:
+    """Wait until what was begun is done: an import in another thread may find a package that is only half there."""
+    for thread in list(_importing):
+        thread.join()

