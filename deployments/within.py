@@ -49,13 +49,15 @@ class within:  # noqa: N801 (named as `asyncio.timeout`, in whose place it stand
         if self._expired and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             raise TimeoutError from error
 
-    def end_if_over(self, now_s: float) -> bool:
-        """Cancel the block if its time is over, and say whether it was."""
-        if now_s < self._ends_s:
-            return False
+    def is_over(self, now_s: float) -> bool:
+        """Whether the block's time is over."""
+        return now_s >= self._ends_s
+
+    def end(self) -> None:
+        """Cancel the block."""
+        self.lift()
         self._expired = True
         self._task.cancel()
-        return True
 
 
 _blocks: "WeakKeyDictionary[asyncio.AbstractEventLoop, set[within]]" = WeakKeyDictionary()
@@ -70,8 +72,9 @@ def _look_later(loop: asyncio.AbstractEventLoop) -> None:
 def _look(loop: asyncio.AbstractEventLoop) -> None:
     blocks, now_s = _blocks[loop], loop.time()
     try:
-        blocks -= {block for block in list(blocks) if block.end_if_over(now_s)}
-    finally:
+        for block in [one for one in list(blocks) if one.is_over(now_s)]:
+            block.end()
+    finally:  # also where a task's `cancel()` raises
         if blocks:
             _look_later(loop)
         else:
