@@ -9,6 +9,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from deployments.errors import EngineError, ServeAppError
@@ -65,6 +66,18 @@ class Turns:
                 self._waiting.popleft().set()  # the place goes from hand to hand, so that nobody can jump in
             else:
                 self._free += 1
+
+
+def ahead(name: str, items: Iterator[Piece]) -> Generator[Piece]:
+    """What `items` yields, each made in a thread called `name` while the one before is worked on.
+
+    Raises what `items` raises. Closing this waits for the item that is being made.
+    """
+    with ThreadPoolExecutor(1, name) as thread:
+        coming = thread.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = thread.submit(next, items, None)
+            yield item
 
 
 async def stream(name: str, produce: Callable[[threading.Event], Generator[Piece]]) -> AsyncGenerator[Piece]:

@@ -5,6 +5,7 @@ clip is not stuck behind a long file. Knows nothing of audio files or of OpenAI'
 """
 
 import contextlib
+import itertools
 import threading
 from collections.abc import AsyncGenerator, Generator, Iterable, Iterator
 from pathlib import Path
@@ -14,12 +15,11 @@ import numpy as np
 from pydantic import Field
 
 from deployments.engines import LISTENING_RATE_HZ, PCM, LoadContext, Segment, Task, TranscribeOptions, Word
-from deployments.engines._threads import Cancelled, Turns, stream
+from deployments.engines._speech import WINDOW, Window, windows
+from deployments.engines._threads import Cancelled, Turns, ahead, stream
 from deployments.errors import BadRequest, LoadError
 from deployments.settings import Frozen
 
-WINDOW_S = 30
-"""What Whisper hears at once."""
 SHORT_S = 300
 """Audio up to here is worked on at once; longer audio waits for one of `LONG_PLACES`, which bounds memory."""
 LONG_PLACES = 2
@@ -132,16 +132,6 @@ class Engine:
     def _segments(
         self, pcm: Iterable[PCM], asked: TranscribeOptions, language: str | None, cancelled: threading.Event
     ) -> Generator[Segment]:
-        for block in self._blocks(pcm, cancelled):
-            found, info = self._begin(block.pcm, asked, language)
-            language = info.language  # detected once, for the whole request
-            while (segment := self._next(found, cancelled)) is not None:
-                yield _as_segment(segment, language, block.offset_s)
-
-    def _begin(self, pcm: PCM, asked: TranscribeOptions, language: str | None) -> tuple[Iterator[Any], Any]:
-        """faster-whisper's segments of a block, of which none is computed yet, and its info."""
-        from faster_whisper import BatchedInferencePipeline
-
         vad = self._options.vad if asked.vad is None else asked.vad
         arguments: dict[str, Any] = {
             "language": language,
@@ -152,30 +142,65 @@ class Engine:
             "hotwords": asked.hotwords or self._options.hotwords,
             "word_timestamps": asked.words,
             "without_timestamps": False,
-            "vad_filter": vad,
         }
-        if vad and self._batch_size > 1 and len(pcm) > WINDOW_S * LISTENING_RATE_HZ:
-            # A pipeline keeps the time of the last word that it saw, so each request has its own.
-            pipeline = BatchedInferencePipeline(self._model)
-            found, info = pipeline.transcribe(pcm, batch_size=self._batch_size, **arguments)
-        else:
-            found, info = self._model.transcribe(pcm, **arguments)
-        return found, info
+        pieces = _until(cancelled, pcm)
+        if vad and self._batch_size > 1:
+            beginning = list(_up_to_a_window(pieces))
+            pieces = itertools.chain(beginning, pieces)
+            if sum(map(len, beginning)) > WINDOW:
+                return self._in_batches(pieces, arguments, cancelled)
+        return self._in_blocks(pieces, arguments | {"vad_filter": vad}, cancelled)
+
+    def _in_batches(
+        self, pieces: Iterable[PCM], arguments: dict[str, Any], cancelled: threading.Event
+    ) -> Generator[Segment]:
+        """As `BatchedInferencePipeline` has them; the next batch's speech is looked for while the model works."""
+        from faster_whisper import BatchedInferencePipeline
+        from faster_whisper.transcribe import restore_speech_timestamps
+
+        pipeline = BatchedInferencePipeline(self._model)  # it keeps the time of the last word that it saw
+        speech: list[dict[str, int]] = []
+        with contextlib.closing(ahead(f"speech-{self._name}", _batches(windows(pieces), self._batch_size))) as batches:
+            batch = next(batches, [])
+            speech += _stretches(batch)
+            heard = 0
+            while batch:
+                pcm, clips = _joined(batch, heard)
+                heard = len(pcm)
+                with self._steps.turn(cancelled):
+                    found, info = pipeline.transcribe(
+                        pcm, clip_timestamps=clips, batch_size=self._batch_size, **arguments
+                    )
+                    segments = _all(found, pipeline)
+                arguments["language"] = info.language  # detected once, for the whole request
+                # Whisper may say that a segment ends after its window: then it ends in the speech that follows.
+                batch = next(batches, [])
+                speech += _stretches(batch)
+                for segment in restore_speech_timestamps(segments, speech, LISTENING_RATE_HZ):
+                    yield _as_segment(segment, info.language)
+
+    def _in_blocks(
+        self, pieces: Iterable[PCM], arguments: dict[str, Any], cancelled: threading.Event
+    ) -> Generator[Segment]:
+        """As `WhisperModel` has them, window after window."""
+        for block in self._blocks(pieces, cancelled):
+            found, info = self._model.transcribe(block.pcm, **arguments)
+            arguments["language"] = info.language
+            while (segment := self._next(found, cancelled)) is not None:
+                yield _as_segment(segment, info.language, block.offset_s)
 
     def _next(self, found: Iterator[Any], cancelled: threading.Event) -> Any:
-        """The next segment, for which the model may have to compute a window or a batch of them; None at the end."""
+        """The next segment, for which the model may have to compute a window; None at the end."""
         with self._steps.turn(cancelled):
             return next(found, None)
 
-    def _blocks(self, pcm: Iterable[PCM], cancelled: threading.Event) -> Iterator[_Block]:
+    def _blocks(self, pieces: Iterable[PCM], cancelled: threading.Event) -> Iterator[_Block]:
         """The audio in blocks that are cut in a pause. While there is more than a short clip, a place is held."""
         held: list[PCM] = []
         size, start = 0, 0
         with contextlib.ExitStack() as place:
             waited = False
-            for piece in pcm:
-                if cancelled.is_set():
-                    raise Cancelled
+            for piece in pieces:
                 held.append(piece)
                 size += len(piece)
                 if size > SHORT_S * LISTENING_RATE_HZ and not waited:
@@ -188,6 +213,54 @@ class Engine:
                     held, size, start = [block[cut:].copy()], len(block) - cut, start + cut
             if size:
                 yield _Block(np.concatenate(held), start / LISTENING_RATE_HZ)
+
+
+def _until(cancelled: threading.Event, pieces: Iterable[PCM]) -> Iterator[PCM]:
+    """The pieces while they are wanted. Raises `Cancelled`."""
+    for piece in pieces:
+        if cancelled.is_set():
+            raise Cancelled
+        yield piece
+
+
+def _up_to_a_window(pieces: Iterator[PCM]) -> Iterator[PCM]:
+    """As many pieces as make more than one window, or all."""
+    samples = 0
+    while samples <= WINDOW and (piece := next(pieces, None)) is not None:
+        samples += len(piece)
+        yield piece
+
+
+def _batches(found: Iterator[Window], size: int) -> Iterator[list[Window]]:
+    while batch := list(itertools.islice(found, size)):
+        yield batch
+
+
+def _stretches(batch: list[Window]) -> list[dict[str, int]]:
+    return [stretch._asdict() for window in batch for stretch in window.stretches]
+
+
+def _joined(batch: list[Window], heard: int) -> tuple[PCM, list[dict[str, float]]]:
+    """The batch's audio after what was heard before, and in seconds where in it each window is.
+
+    What was heard is zeros that nobody reads, so that times are those of the whole.
+    """
+    ends = list(itertools.accumulate((len(window.pcm) for window in batch), initial=heard))
+    pcm = np.zeros(ends[-1], np.float32)  # pages that are not written to take no memory
+    np.concatenate([window.pcm for window in batch], out=pcm[heard:])
+    # faster-whisper rounds down to samples.
+    seconds = [(end + 0.5) / LISTENING_RATE_HZ for end in ends]
+    return pcm, [{"start": start, "end": end} for start, end in itertools.pairwise(seconds)]
+
+
+def _all(found: Iterator[Any], pipeline: Any) -> list[Any]:
+    """A batch's segments. The pipeline knows the time of the last word still: it forgets it at the end."""
+    segments, last_s = [], pipeline.last_speech_timestamp
+    for segment in found:
+        segments.append(segment)
+        last_s = pipeline.last_speech_timestamp
+    pipeline.last_speech_timestamp = last_s
+    return segments
 
 
 def quietest(pcm: PCM) -> int:
@@ -209,7 +282,7 @@ def _choose_device(asked: str, gpus: float) -> str:
     return asked
 
 
-def _as_segment(found: Any, language: str, offset_s: float) -> Segment:
+def _as_segment(found: Any, language: str, offset_s: float = 0.0) -> Segment:
     words = tuple(
         Word(
             round(float(word.start) + offset_s, 3),

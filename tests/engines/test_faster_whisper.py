@@ -117,6 +117,20 @@ async def test_half_an_hour_in_batches_is_as_the_library_has_it(
     assert as_rows(found) == as_rows(segments)
 
 
+async def test_words_and_language_of_several_batches_are_as_the_library_has_them(
+    engine: Engine, library: WhisperModel, speech: PCM
+) -> None:
+    pcm = minutes(speech, 2.5)
+    segments, info = BatchedInferencePipeline(library).transcribe(
+        pcm, batch_size=CPU_BATCH, without_timestamps=False, word_timestamps=True
+    )
+    expected = [(w.word, float(w.start), float(w.end), float(w.probability)) for s in segments for w in s.words]
+    found = await transcribed(engine, np.array_split(pcm, 20), TranscribeOptions(words=True))
+    assert [(w.text, w.start_s, w.end_s, w.probability) for s in found for w in s.words] == expected
+    assert found[-1].start_s > 120
+    assert {segment.language for segment in found} == {info.language}
+
+
 async def test_one_by_one_is_as_the_library_has_it(tiny_whisper: Path, library: WhisperModel, speech: PCM) -> None:
     pcm = minutes(speech, 1)
     expected, _ = direct(library, pcm, language="en")
@@ -124,24 +138,22 @@ async def test_one_by_one_is_as_the_library_has_it(tiny_whisper: Path, library: 
         assert as_rows(await transcribed(engine, [pcm])) == as_rows(expected)
 
 
-async def test_long_audio_is_transcribed_in_blocks(
+async def test_long_audio_that_is_not_searched_for_speech_is_transcribed_in_blocks(
     engine: Engine, library: WhisperModel, speech: PCM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("deployments.engines.faster_whisper.BLOCK_S", 60)
-    pcm = minutes(speech, 2.5)
+    monkeypatch.setattr("deployments.engines.faster_whisper.BLOCK_S", 40)
+    pcm = minutes(speech, 1.2)
     blocks = list(engine._blocks(np.array_split(pcm, 30), threading.Event()))
     np.testing.assert_array_equal(np.concatenate([block.pcm for block in blocks]), pcm)
-    assert len(blocks) > 2
-    assert all(len(block.pcm) <= 60 * 16_000 for block in blocks)
+    assert len(blocks) > 1
+    assert all(len(block.pcm) <= 40 * 16_000 for block in blocks)
     expected = []
     for block in blocks:
-        segments, _ = BatchedInferencePipeline(library).transcribe(
-            block.pcm, language="en", batch_size=CPU_BATCH, without_timestamps=False
-        )
+        segments, _ = library.transcribe(block.pcm, language="en", vad_filter=False, temperature=FALLBACK)
         expected += [(s.text, round(float(s.start) + block.offset_s, 3)) for s in segments]
-    found = await transcribed(engine, np.array_split(pcm, 30))
+    found = await transcribed(engine, np.array_split(pcm, 30), TranscribeOptions("en", vad=False))
     assert [(s.text, s.start_s) for s in found] == expected
-    assert found[-1].start_s > 120
+    assert found[-1].start_s > 40
 
 
 def test_the_quietest_moment_is_where_audio_is_cut() -> None:
