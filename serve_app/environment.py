@@ -69,9 +69,9 @@ def serving(haproxy: bool) -> dict[str, str]:
     return {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_worker_niceness": "0",  # Ray runs replicas at 15: any other process would take their CPUs
-        # An engine's threads that wait for one another give their cores back after some 10 µs instead of milliseconds:
-        # other processes here have work too, and the one that is waited for may be what they keep from a core.
-        "GOMP_SPINCOUNT": "2000",
+        # An engine's threads that wait for one another sleep soon, where libgomp's 300,000 would keep their cores busy:
+        # other processes here have work too, and the thread that is waited for may be what they keep from a core.
+        "GOMP_SPINCOUNT": "10000",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.3",  # Ray's 0.1 costs 6 % of a core at rest
         # Ray tells a replica's times one by one: at 2,000 requests/s its 100 ms make a stall of 2 ms.

@@ -120,7 +120,7 @@ async def test_half_an_hour_in_batches_is_as_the_library_has_it(
 async def test_words_and_language_of_several_batches_are_as_the_library_has_them(
     engine: Engine, library: WhisperModel, speech: PCM
 ) -> None:
-    pcm = minutes(speech, 2.5)
+    pcm = minutes(speech, 3)
     segments, info = BatchedInferencePipeline(library).transcribe(
         pcm, batch_size=CPU_BATCH, without_timestamps=False, word_timestamps=True
     )
@@ -129,6 +129,23 @@ async def test_words_and_language_of_several_batches_are_as_the_library_has_them
     assert [(w.text, w.start_s, w.end_s, w.probability) for s in found for w in s.words] == expected
     assert found[-1].start_s > 120
     assert {segment.language for segment in found} == {info.language}
+
+
+async def test_the_first_segment_does_not_wait_for_all_of_the_audio(engine: Engine, speech: PCM) -> None:
+    taken = 0
+
+    def pieces() -> Iterator[PCM]:
+        nonlocal taken
+        for piece in np.array_split(minutes(speech, 12), 100):
+            taken += 1
+            yield piece
+
+    async with contextlib.aclosing(engine.transcribe(pieces(), ENGLISH)) as segments:
+        await anext(segments)
+        assert taken < 60
+    after = taken
+    assert await transcribed(engine, [speech])
+    assert taken == after < 100
 
 
 async def test_one_by_one_is_as_the_library_has_it(tiny_whisper: Path, library: WhisperModel, speech: PCM) -> None:

@@ -2,13 +2,15 @@
 
 import asyncio
 import contextlib
+import queue
 import threading
-from collections.abc import Generator
+import time
+from collections.abc import Generator, Iterator
 
 import pytest
 
 from deployments.engines import _threads
-from deployments.engines._threads import Cancelled, Turns, stream
+from deployments.engines._threads import Cancelled, Turns, ahead, stream
 from deployments.errors import BadRequest, EngineError
 
 
@@ -134,3 +136,43 @@ def test_as_many_turns_at_once_as_there_are_places() -> None:
     with turns.turn(never), turns.turn(never):
         assert turns._free == 0
     assert turns._free == 2
+
+
+def test_the_next_item_is_made_while_one_is_worked_on() -> None:
+    made: queue.Queue[int] = queue.Queue()
+
+    def items() -> Iterator[int]:
+        for item in range(3):
+            made.put(item)
+            yield item
+
+    found = ahead("test", items())
+    assert next(found) == 0
+    assert [made.get(timeout=5), made.get(timeout=5)] == [0, 1]
+    assert made.empty()
+    assert list(found) == [1, 2]
+
+
+def test_what_the_making_of_an_item_raises_comes_out_in_its_place() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        raise ValueError("broken")
+
+    found = ahead("test", items())
+    assert next(found) == 1
+    with pytest.raises(ValueError, match="broken"):
+        next(found)
+
+
+def test_closing_waits_for_the_item_that_is_made() -> None:
+    made = threading.Event()
+
+    def items() -> Iterator[int]:
+        yield 1
+        time.sleep(0.2)
+        made.set()
+        yield 2
+
+    with contextlib.closing(ahead("test", items())) as found:
+        assert next(found) == 1
+    assert made.is_set()
