@@ -11,6 +11,8 @@ BIN := $(VENV)/bin
 GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 PIP := $(UV) pip install --quiet --python $(BIN)/python --compile-bytecode
+# The tests that start no Ray, files side by side in two processes.
+ALONE := $(BIN)/python -m pytest --ignore tests/integration --ignore tests/cluster --numprocesses 2 --dist loadfile
 export UV_PYTHON_DOWNLOADS = never
 export UV_LINK_MODE ?= hardlink
 
@@ -20,10 +22,11 @@ serve: $(VENV)/.serve
 	@exec $(BIN)/serve-app up $(CATALOG)
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(ALONE)
+	$(BIN)/python -m pytest tests/integration tests/cluster
 
 test-fast: $(VENV)/.test
-	$(BIN)/python -m pytest -m "not slow" --ignore tests/integration --ignore tests/cluster -p no:schemathesis
+	$(ALONE) -m "not slow" -p no:schemathesis
 
 lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
