@@ -22,8 +22,7 @@ serve: $(VENV)/.serve
 	@exec $(BIN)/serve-app up $(CATALOG)
 
 test: $(VENV)/.test
-	$(ALONE)
-	$(BIN)/python -m pytest tests/integration tests/cluster
+	@$(ALONE); alone=$$?; $(BIN)/python -m pytest tests/integration tests/cluster && exit $$alone
 
 test-fast: $(VENV)/.test
 	$(ALONE) -m "not slow" -p no:schemathesis

@@ -96,7 +96,9 @@ def labels(catalog: Catalog, component: str) -> dict[str, str]:
 
 def _container(name: str, placed: Placed, image: str, catalog: Catalog, ports: dict[str, int]) -> dict[str, Any]:
     resources = {"cpu": str(placed.cpu), "memory": quantity(placed.memory)}
-    variables = environment.serving(haproxy=True) | {"RAY_SERVE_HAPROXY_BINARY_PATH": HAPROXY_PATH}
+    asked = {one.name for one in catalog.cluster.env}
+    variables = {key: value for key, value in environment.THREADS.items() if key not in asked}
+    variables |= environment.serving(haproxy=True) | {"RAY_SERVE_HAPROXY_BINARY_PATH": HAPROXY_PATH}
     if catalog.cluster.auth_secret is None:
         variables["RAY_AUTH_MODE"] = "disabled"  # by default Ray asks for a token that nobody has
     made: dict[str, Any] = {

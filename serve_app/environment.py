@@ -29,6 +29,11 @@ HAPROXY_SERVES = {
 the request)."""
 
 
+THREADS = {"GOMP_SPINCOUNT": "10000"}
+"""How often an engine's threads that wait for one another look before they sleep, unless the user says otherwise:
+libgomp's 300,000 keep cores busy for which other processes have work, perhaps that which is waited for."""
+
+
 def catalog_name() -> str:
     """`SERVE_APP_CATALOG`: a catalog's file, or the name of a shipped one; by default the embedded catalog."""
     return os.environ.get("SERVE_APP_CATALOG", "embedded")
@@ -69,9 +74,6 @@ def serving(haproxy: bool) -> dict[str, str]:
     return {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_worker_niceness": "0",  # Ray runs replicas at 15: any other process would take their CPUs
-        # An engine's threads that wait for one another sleep soon, where libgomp's 300,000 would keep their cores busy:
-        # other processes here have work too, and the thread that is waited for may be what they keep from a core.
-        "GOMP_SPINCOUNT": "10000",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.3",  # Ray's 0.1 costs 6 % of a core at rest
         # Ray tells a replica's times one by one: at 2,000 requests/s its 100 ms make a stall of 2 ms.
@@ -88,7 +90,9 @@ def for_ray(session: str, token: str, folder: str, first_port: int) -> dict[str,
     HAProxy's files and ports, and the ports behind it, apart from those of another one: Ray binds the
     latter so that two could share one, and then each would get the other's requests.
     """
-    inherited = {key: value for key, value in os.environ.items() if key not in ("RAY_ADDRESS", "RAY_NAMESPACE")}
+    inherited = THREADS | {
+        key: value for key, value in os.environ.items() if key not in ("RAY_ADDRESS", "RAY_NAMESPACE")
+    }
     ours = {
         SESSION: session,
         "SPT_NOENV": "1",  # or setproctitle, which Ray uses, overwrites the mark

@@ -13,7 +13,7 @@ from deployments.engines import LISTENING_RATE_HZ, PCM
 
 FRAME, CONTEXT = 512, 64
 """Samples that Silero judges at once, and samples before them that it is shown too."""
-SPEECH, SILENCE = 0.5, 0.35
+SPEECH, SILENCE = 0.5, float(np.float32(0.35))
 """Probabilities from which on a frame is speech, and below which it is none: between them it is what the last was."""
 PAD = LISTENING_RATE_HZ * 2 // 5
 """Samples of silence left around speech."""
@@ -43,8 +43,8 @@ class Window(NamedTuple):
 def windows(pieces: Iterable[PCM]) -> Iterator[Window]:
     """What Whisper is to hear of the audio, as `faster_whisper.BatchedInferencePipeline` divides it.
 
-    `pieces` are mono float32 at 16 kHz, taken as far as is needed for the next window; no more of them is kept than a
-    window, and what silence may yet be left around it.
+    `pieces`, of some seconds each, are mono float32 at 16 kHz, taken as far as is needed for the next window; no more
+    of them is kept than a window, and what silence may yet be left around it.
     """
     tape = _Tape()
     stretches: list[Stretch] = []
@@ -111,8 +111,7 @@ def _whole_frames(pieces: Iterable[PCM], tape: _Tape) -> Iterator[PCM]:
     for piece in pieces:
         tape.add(piece)
         held = np.concatenate([held, piece])
-        # One frame stays, because the last one of all is another than it was.
-        ready = (len(held) - CONTEXT) // FRAME * FRAME - FRAME
+        ready = (len(held) - CONTEXT) // FRAME * FRAME
         if ready > 0:
             yield held[: CONTEXT + ready]
             held = held[ready:]
@@ -135,7 +134,7 @@ class _Judge:
     def hear(self, at: int, probability: float, is_audio: bool) -> Iterator[Edge]:
         """What is known now that the frame at sample `at` is judged; where it is padding, nothing starts."""
         if probability >= SPEECH and self._pause_at:
-            if self._resumes_at < self._cut_at:
+            if is_audio and self._resumes_at < self._cut_at:
                 self._resumes_at = at
             self._pause_at = 0
         if self._starts_at is None:

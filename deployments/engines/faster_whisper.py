@@ -21,7 +21,8 @@ from deployments.errors import BadRequest, LoadError
 from deployments.settings import Frozen
 
 SHORT_S = 300
-"""Audio up to here is worked on at once; longer audio waits for one of `LONG_PLACES`, which bounds memory."""
+"""Audio, or speech in it, up to here is worked on at once; longer waits for one of `LONG_PLACES`, which bounds memory
+and how many batches a short request may have to wait for."""
 LONG_PLACES = 2
 BLOCK_S = 1800
 """Longer audio is transcribed in blocks of at most this: 115 MB of samples, and about four times that while
@@ -160,23 +161,31 @@ class Engine:
 
         pipeline = BatchedInferencePipeline(self._model)  # it keeps the time of the last word that it saw
         speech: list[dict[str, int]] = []
-        with contextlib.closing(ahead(f"speech-{self._name}", _batches(windows(pieces), self._batch_size))) as batches:
+        heard, waited, ended = 0, False, threading.Event()
+        found = _batches(windows(_until(ended, pieces)), self._batch_size)
+        with contextlib.closing(ahead(f"speech-{self._name}", found)) as batches, contextlib.ExitStack() as place:
+            place.callback(ended.set)
             batch = next(batches, [])
             speech += _stretches(batch)
-            heard = 0
             while batch:
                 pcm, clips = _joined(batch, heard)
                 heard = len(pcm)
+                if heard > SHORT_S * LISTENING_RATE_HZ and not waited:
+                    place.enter_context(self._long.turn(cancelled))
+                    waited = True
+                computed, info = pipeline.transcribe(
+                    pcm, clip_timestamps=clips, batch_size=self._batch_size, **arguments
+                )
                 with self._steps.turn(cancelled):
-                    found, info = pipeline.transcribe(
-                        pcm, clip_timestamps=clips, batch_size=self._batch_size, **arguments
-                    )
-                    segments = _all(found, pipeline)
+                    segments = _all(computed, pipeline)
                 arguments["language"] = info.language  # detected once, for the whole request
-                # Whisper may say that a segment ends after its window: then it ends in the speech that follows.
+                # Whisper may say that a segment ends after the last window: then it ends in speech that is found next.
+                settled = _settled(segments, heard / LISTENING_RATE_HZ)
+                for segment in restore_speech_timestamps(segments[:settled], speech, LISTENING_RATE_HZ):
+                    yield _as_segment(segment, info.language)
                 batch = next(batches, [])
                 speech += _stretches(batch)
-                for segment in restore_speech_timestamps(segments, speech, LISTENING_RATE_HZ):
+                for segment in restore_speech_timestamps(segments[settled:], speech, LISTENING_RATE_HZ):
                     yield _as_segment(segment, info.language)
 
     def _in_blocks(
@@ -261,6 +270,12 @@ def _all(found: Iterator[Any], pipeline: Any) -> list[Any]:
         last_s = pipeline.last_speech_timestamp
     pipeline.last_speech_timestamp = last_s
     return segments
+
+
+def _settled(segments: list[Any], heard_s: float) -> int:
+    """How many segments, before the first that is not, end within what was heard."""
+    ends = (max([segment.end, *(word.end for word in segment.words or ())]) for segment in segments)
+    return next((index for index, end_s in enumerate(ends) if end_s >= heard_s), len(segments))
 
 
 def quietest(pcm: PCM) -> int:

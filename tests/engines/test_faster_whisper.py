@@ -14,8 +14,8 @@ from faster_whisper import BatchedInferencePipeline, WhisperModel, decode_audio
 
 from deployments import audio
 from deployments.engines import PCM, Segment, TranscribeOptions
-from deployments.engines.faster_whisper import CPU_BATCH, FALLBACK, Engine, Options, quietest
-from deployments.errors import BadRequest, LoadError
+from deployments.engines.faster_whisper import CPU_BATCH, FALLBACK, LONG_PLACES, Engine, Options, quietest
+from deployments.errors import BadRequest, EngineError, LoadError
 from tests.engines.loading import loaded
 from tests.sounds import CONTAINERS, audio_file
 
@@ -136,13 +136,13 @@ async def test_the_first_segment_does_not_wait_for_all_of_the_audio(engine: Engi
 
     def pieces() -> Iterator[PCM]:
         nonlocal taken
-        for piece in np.array_split(minutes(speech, 12), 100):
+        for _ in range(100):
             taken += 1
-            yield piece
+            yield minutes(speech, 0.3)
 
     async with contextlib.aclosing(engine.transcribe(pieces(), ENGLISH)) as segments:
         await anext(segments)
-        assert taken < 60
+        assert taken < 50
     after = taken
     assert await transcribed(engine, [speech])
     assert taken == after < 100
@@ -233,6 +233,43 @@ async def test_concurrent_requests_do_not_disturb_each_other(engine: Engine, spe
     assert [as_rows(found) for found in together] == alone
 
 
+async def test_batches_of_several_requests_do_not_disturb_each_other(engine: Engine, speech: PCM) -> None:
+    files = [minutes(speech[i * 8000 :], 2.2) for i in range(2)]
+    alone = [as_rows(await transcribed(engine, np.array_split(file, 30))) for file in files]
+    together = await asyncio.gather(*(transcribed(engine, np.array_split(file, 30)) for file in files))
+    assert [as_rows(found) for found in together] == alone
+
+
+async def test_what_the_model_raises_ends_the_search_for_speech(
+    engine: Engine, speech: PCM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(BatchedInferencePipeline, "generate_segment_batched", broken)
+    taken = 0
+
+    def pieces() -> Iterator[PCM]:
+        nonlocal taken
+        for _ in range(600):
+            taken += 1
+            yield np.zeros(16_000 * 10, np.float32) if taken > 30 else speech
+
+    with pytest.raises(EngineError, match="broken"):
+        await transcribed(engine, pieces())
+    assert taken < 600
+
+
+async def test_more_long_files_than_places_are_all_transcribed(
+    engine: Engine, speech: PCM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deployments.engines.faster_whisper.SHORT_S", 30)
+    pcm = minutes(speech, 1)
+    expected = as_rows(await transcribed(engine, [pcm]))
+    found = await asyncio.gather(*(transcribed(engine, [pcm]) for _ in range(LONG_PLACES + 2)))
+    assert [as_rows(one) for one in found] == [expected] * (LONG_PLACES + 2)
+
+
 @pytest.mark.parametrize("language", ["klingon", "xx", "../en"])
 async def test_an_unknown_language_names_the_known_ones(engine: Engine, speech: PCM, language: str) -> None:
     with pytest.raises(BadRequest, match="af, am, ar") as caught:
@@ -244,9 +281,10 @@ async def test_a_language_may_have_a_region(engine: Engine, speech: PCM) -> None
     assert {s.language for s in await transcribed(engine, [speech], TranscribeOptions("en-US"))} == {"en"}
 
 
-async def test_what_the_audio_raises_comes_out(engine: Engine, speech: PCM) -> None:
+@pytest.mark.parametrize("after", [0.1, 1, 3])
+async def test_what_the_audio_raises_comes_out(engine: Engine, speech: PCM, after: float) -> None:
     def broken() -> Iterator[PCM]:
-        yield speech
+        yield from np.array_split(minutes(speech, after), 10)
         raise BadRequest("no audio")
 
     with pytest.raises(BadRequest, match="no audio"):

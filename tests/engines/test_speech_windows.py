@@ -1,5 +1,6 @@
 """Windows of speech found while the audio comes in, against faster-whisper's, which sees all of it first."""
 
+import weakref
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -60,8 +61,18 @@ def test_short_audio_and_all_ends_of_a_frame(speech: PCM, samples: int) -> None:
 
 
 def test_silence_has_no_windows_and_is_not_kept() -> None:
-    minute = np.zeros(16_000 * 60, np.float32)
-    assert list(windows([minute] * 5)) == []
+    given: list[weakref.ref[PCM]] = []
+
+    def pieces() -> Iterator[PCM]:
+        for _ in range(100):
+            piece = np.zeros(16_000 * 3, np.float32)
+            given.append(weakref.ref(piece))
+            yield piece
+            del piece
+            assert sum(one() is not None for one in given) <= 3
+
+    assert list(windows(pieces())) == []
+    assert len(given) == 100
     assert list(windows([])) == []
 
 
@@ -89,11 +100,13 @@ FRAMES = st.one_of(st.integers(1, 8), st.integers(1, 60), st.integers(890, 930))
 @settings(deadline=None, max_examples=300)
 @given(st.lists(st.tuples(PROBABILITY, FRAMES), max_size=30), st.integers(0, FRAME - 1))
 @example([(1.0, 500), (0.0, 5), (1.0, 407), (0.0, 6), (1.0, 100)], 0).via("cut at its longest, in a pause")
+@example([(1.0, 907), (0.0, 5), (1.0, 1)], 0).via("cut at its longest, in the padding")
+@example([(1.0, 50), (0.35, 20), (1.0, 20)], 0).via("as the library compares, in float32")
 def test_the_rules_are_the_librarys(runs: list[tuple[float, int]], rest: int) -> None:
     """Whatever the probabilities: the library's own code is given the same ones."""
     probabilities = np.repeat([p for p, _ in runs], [n for _, n in runs]).astype(np.float32)
     pcm = np.arange(max(0, len(probabilities) - 1) * FRAME + rest, dtype=np.float32)
-    probabilities = np.append(probabilities, 0.0)[: len(pcm) // FRAME + 1]
+    probabilities = np.append(probabilities, np.float32(0))[: len(pcm) // FRAME + 1]
 
     class Model:
         """Stands for Silero's in both: it says what it was told."""

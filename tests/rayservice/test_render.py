@@ -120,6 +120,14 @@ def test_committed_manifests_are_not_stale(name: str) -> None:
         assert there == files, f"stale: run `{command}`"
 
 
+def test_how_long_threads_look_before_they_sleep_is_the_catalogs_to_say() -> None:
+    mine = {"name": "GOMP_SPINCOUNT", "value": "7"}
+    for env, expected in (([], {"name": "GOMP_SPINCOUNT", "value": "10000"}), ([mine], mine)):
+        cluster = ray_service(catalog(model("a"), pools=[NVIDIA], cluster={"env": env}))["spec"]["rayClusterConfig"]
+        containers = cluster["headGroupSpec"]["template"]["spec"]["containers"]
+        assert [one for one in containers[0]["env"] if one["name"] == "GOMP_SPINCOUNT"] == [expected]
+
+
 def test_the_whisper_alias_is_the_one_in_the_cluster_today() -> None:
     today = parsed(shared("kserve-examples/whisper-alias-service.yaml").read_text())
     assert parsed((ROOT / "k8s/aliases/homelab/whisper-predictor.yaml").read_text()) == today
