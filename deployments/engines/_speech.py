@@ -4,6 +4,7 @@ faster-whisper looks through all of the audio before it transcribes any. Here th
 model works on those before; which windows come out is the same. Knows nothing of models.
 """
 
+import itertools
 from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple
 
@@ -60,6 +61,30 @@ def windows(pieces: Iterable[PCM]) -> Iterator[Window]:
         samples += len(part)
     if stretches:
         yield Window(stretches, np.concatenate(parts))
+
+
+def batches_of(found: Iterator[Window], size: int) -> Iterator[list[Window]]:
+    """Windows that are computed together."""
+    while batch := list(itertools.islice(found, size)):
+        yield batch
+
+
+def stretches(batch: list[Window]) -> list[dict[str, int]]:
+    """Where the batch's speech is, as faster-whisper wants it."""
+    return [stretch._asdict() for window in batch for stretch in window.stretches]
+
+
+def joined(batch: list[Window], heard: int) -> tuple[PCM, list[dict[str, float]]]:
+    """The batch's audio after what was heard before, and in seconds where in it each window is.
+
+    What was heard is zeros that nobody reads, so that times are those of the whole.
+    """
+    ends = list(itertools.accumulate((len(window.pcm) for window in batch), initial=heard))
+    pcm = np.zeros(ends[-1], np.float32)  # pages that are not written to take no memory
+    np.concatenate([window.pcm for window in batch], out=pcm[heard:])
+    # faster-whisper rounds down to samples.
+    seconds = [(end + 0.5) / LISTENING_RATE_HZ for end in ends]
+    return pcm, [{"start": start, "end": end} for start, end in itertools.pairwise(seconds)]
 
 
 class Edge(NamedTuple):

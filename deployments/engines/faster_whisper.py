@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import Field
 
 from deployments.engines import LISTENING_RATE_HZ, PCM, LoadContext, Segment, Task, TranscribeOptions, Word
-from deployments.engines._speech import WINDOW, Window, windows
+from deployments.engines._speech import WINDOW, batches_of, joined, stretches, windows
 from deployments.engines._threads import Cancelled, Turns, ahead, stream
 from deployments.errors import BadRequest, LoadError
 from deployments.settings import Frozen
@@ -162,13 +162,13 @@ class Engine:
         pipeline = BatchedInferencePipeline(self._model)  # it keeps the time of the last word that it saw
         speech: list[dict[str, int]] = []
         heard, waited, ended = 0, False, threading.Event()
-        found = _batches(windows(_until(ended, pieces)), self._batch_size)
+        found = batches_of(windows(_until(ended, pieces)), self._batch_size)
         with contextlib.closing(ahead(f"speech-{self._name}", found)) as batches, contextlib.ExitStack() as place:
             place.callback(ended.set)
             batch = next(batches, [])
-            speech += _stretches(batch)
+            speech += stretches(batch)
             while batch:
-                pcm, clips = _joined(batch, heard)
+                pcm, clips = joined(batch, heard)
                 heard = len(pcm)
                 if heard > SHORT_S * LISTENING_RATE_HZ and not waited:
                     place.enter_context(self._long.turn(cancelled))
@@ -184,7 +184,7 @@ class Engine:
                 for segment in restore_speech_timestamps(segments[:settled], speech, LISTENING_RATE_HZ):
                     yield _as_segment(segment, info.language)
                 batch = next(batches, [])
-                speech += _stretches(batch)
+                speech += stretches(batch)
                 for segment in restore_speech_timestamps(segments[settled:], speech, LISTENING_RATE_HZ):
                     yield _as_segment(segment, info.language)
 
@@ -238,28 +238,6 @@ def _up_to_a_window(pieces: Iterator[PCM]) -> Iterator[PCM]:
     while samples <= WINDOW and (piece := next(pieces, None)) is not None:
         samples += len(piece)
         yield piece
-
-
-def _batches(found: Iterator[Window], size: int) -> Iterator[list[Window]]:
-    while batch := list(itertools.islice(found, size)):
-        yield batch
-
-
-def _stretches(batch: list[Window]) -> list[dict[str, int]]:
-    return [stretch._asdict() for window in batch for stretch in window.stretches]
-
-
-def _joined(batch: list[Window], heard: int) -> tuple[PCM, list[dict[str, float]]]:
-    """The batch's audio after what was heard before, and in seconds where in it each window is.
-
-    What was heard is zeros that nobody reads, so that times are those of the whole.
-    """
-    ends = list(itertools.accumulate((len(window.pcm) for window in batch), initial=heard))
-    pcm = np.zeros(ends[-1], np.float32)  # pages that are not written to take no memory
-    np.concatenate([window.pcm for window in batch], out=pcm[heard:])
-    # faster-whisper rounds down to samples.
-    seconds = [(end + 0.5) / LISTENING_RATE_HZ for end in ends]
-    return pcm, [{"start": start, "end": end} for start, end in itertools.pairwise(seconds)]
 
 
 def _all(found: Iterator[Any], pipeline: Any) -> list[Any]:
