@@ -69,7 +69,7 @@ def batches_of(found: Iterator[Window], size: int) -> Iterator[list[Window]]:
         yield batch
 
 
-def stretches(batch: list[Window]) -> list[dict[str, int]]:
+def speech_of(batch: list[Window]) -> list[dict[str, int]]:
     """Where the batch's speech is, as faster-whisper wants it."""
     return [stretch._asdict() for window in batch for stretch in window.stretches]
 

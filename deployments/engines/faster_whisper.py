@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import Field
 
 from deployments.engines import LISTENING_RATE_HZ, PCM, LoadContext, Segment, Task, TranscribeOptions, Word
-from deployments.engines._speech import WINDOW, batches_of, joined, stretches, windows
+from deployments.engines._speech import WINDOW, batches_of, joined, speech_of, windows
 from deployments.engines._threads import Cancelled, Turns, ahead, stream
 from deployments.errors import BadRequest, LoadError
 from deployments.settings import Frozen
@@ -166,7 +166,7 @@ class Engine:
         with contextlib.closing(ahead(f"speech-{self._name}", found)) as batches, contextlib.ExitStack() as place:
             place.callback(ended.set)
             batch = next(batches, [])
-            speech += stretches(batch)
+            speech += speech_of(batch)
             while batch:
                 pcm, clips = joined(batch, heard)
                 heard = len(pcm)
@@ -184,7 +184,7 @@ class Engine:
                 for segment in restore_speech_timestamps(segments[:settled], speech, LISTENING_RATE_HZ):
                     yield _as_segment(segment, info.language)
                 batch = next(batches, [])
-                speech += stretches(batch)
+                speech += speech_of(batch)
                 for segment in restore_speech_timestamps(segments[settled:], speech, LISTENING_RATE_HZ):
                     yield _as_segment(segment, info.language)
 
