@@ -3,8 +3,7 @@
 A thread that is free takes what waits, up to a cost budget; it never sleeps hoping for more.
 A batch starts from the request whose turn it is (round robin, so that a short request is not stuck
 behind a long one) and is filled with the waiting inputs nearest to it in cost, so that little is
-padded. Where batches are seen to be short, the event loop computes them itself: waking a thread would take
-longer. Knows nothing of texts, tensors or models.
+padded. Where batches are seen to be short (`on_loop`), the event loop computes them. Knows nothing of texts or tensors.
 """
 
 import asyncio
@@ -18,18 +17,12 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar, cast
 
 from deployments.errors import BadRequest, EngineError, QueueFull, ServeAppError
-from deployments.waiting import Entry, Item, Patience, Waiting
+from deployments.on_loop import Patience, Shortness
+from deployments.waiting import Entry, Item, Waiting
 
 log = logging.getLogger(__name__)
 Raw = TypeVar("Raw")
 Out = TypeVar("Out")
-
-SHORT_S = 0.0005
-"""How long a batch may take on the event loop."""
-HICCUP_S = 0.02
-"""How long one may take between short ones, because others use the cores too."""
-SHORT_RUNS = 32
-"""Batches in a row that must have been short before."""
 
 
 @dataclass(eq=False)
@@ -75,8 +68,7 @@ class Batcher(Generic[Raw, Out]):
     The cost of a batch is its longest item's cost times its length, as a padded tensor's is;
     it stays within `max_cost` (a single item may exceed it) and within `max_items`, and at most the
     share `max_padding` of it is padding. `max_queue()` bounds what may wait.
-    `label` is what callers call an input. With `short_here`, batches that cost no more than such as were short
-    lately are computed by the event loop; `workers` must be 1 then.
+    `label` is what callers call an input. With `short_here`, the event loop computes short ones; `workers` is 1 then.
     """
 
     def __init__(
@@ -95,15 +87,13 @@ class Batcher(Generic[Raw, Out]):
     ) -> None:
         assert workers == 1 or not short_here
         self._short_here, self._asked_here = short_here, False
-        self._short_runs, self._short_cost, self._hiccup = 0, 0, False
-        self._patience = Patience()
+        self._shortness, self._patience = Shortness(), Patience()
         self._prepare, self._compute = prepare, compute
         self._max_queue, self._label = max_queue, label
         self._inbox: deque[_Job[Raw, Out]] = deque()
         self._waiting: Waiting[_Job[Raw, Out]] = Waiting(max_cost, max_items, max_padding)
         self._failed: deque[list[_Entry[Raw, Out]]] = deque()
-        self._queued = 0
-        self._busy = 0
+        self._queued = self._busy = 0
         self._closed = False
         self._wake = threading.Condition()  # guards the inbox; never held for long, for the event loop takes it
         self._picking = threading.Lock()  # guards the waiting items; held while inputs are prepared
@@ -122,16 +112,20 @@ class Batcher(Generic[Raw, Out]):
         """
         if not raw:
             return []
+        short = self._shortness.cost > 0
+        if short and len(raw) == 1 and not self._queued and self._patience.alone():
+            made, short = self._at_once(raw)
+            if made is not None:
+                return made
         loop = asyncio.get_running_loop()
         job = _Job(raw, loop, loop.create_future(), [None] * len(raw), left=len(raw))
         with self._wake:
             if self._closed:
                 raise EngineError("the engine was stopped")
-            if self._queued and self._queued + len(raw) > self._max_queue():
-                raise QueueFull(f"{self._queued} inputs wait already (at most {self._max_queue()})", retry_after_s=1)
+            if self._queued and self._queued + len(raw) > (most := self._max_queue()):
+                raise QueueFull(f"{self._queued} inputs wait already (at most {most})", retry_after_s=1)
             self._queued += len(raw)
             self._inbox.append(job)
-            short = self._short_cost > 0
             if not short:
                 self._wake.notify()
         if short and not self._asked_here:
@@ -144,6 +138,25 @@ class Batcher(Generic[Raw, Out]):
             return await job.done
         finally:
             job.ended = True
+
+    def _at_once(self, raw: Sequence[Raw]) -> tuple[list[Out] | None, bool]:
+        """The result of a lone input that the event loop computes now, past the queue; None where it is to wait.
+
+        And whether the event loop may compute it then: what fails here is computed again by the thread.
+        """
+        if not self._picking.acquire(blocking=False):
+            return None, True
+        try:
+            (item,) = self._prepared(raw)
+            if self._closed or self._busy or isinstance(item, ServeAppError) or item.cost > self._shortness.cost:
+                return None, True
+            self._patience.holds(1, 0.0)
+            return list(self._computed([item])), True
+        except (Exception, SystemExit) as error:
+            traceback.clear_frames(error.__traceback__)
+            return None, False
+        finally:
+            self._picking.release()
 
     def alive(self) -> bool:
         """Whether every compute thread runs."""
@@ -196,7 +209,7 @@ class Batcher(Generic[Raw, Out]):
             return
         try:
             self._accept()
-            while self._waiting and not self._busy and not self._failed and self._waiting.cost <= self._short_cost:
+            while self._waiting and not self._busy and not self._failed and self._waiting.cost <= self._shortness.cost:
                 self._run_batch(self._take())
         finally:
             self._picking.release()
@@ -211,27 +224,17 @@ class Batcher(Generic[Raw, Out]):
             for job, _, _ in batch:
                 job.finish(EngineError(f"the engine failed: {error}"))
 
-    def _computed(self, batch: list[_Entry[Raw, Out]]) -> Sequence[Out]:
-        """The results of a batch; know from the time that it takes what a batch may cost to be short.
-
-        That is as much as the dearest since one was not short, after so many.
-        """
+    def _computed(self, batch: list[Item]) -> Sequence[Out]:
+        """As many results as items; learn from the time that it takes what a batch may cost to be short."""
         began_s = time.monotonic()
         try:
-            return self._compute([item.value for _, _, item in batch])
+            outputs = self._compute([item.value for item in batch])
         finally:
             if self._short_here:
-                self._learn(sum(item.cost for _, _, item in batch), time.monotonic() - began_s)
-
-    def _learn(self, cost: int, took_s: float) -> None:
-        if took_s < SHORT_S:
-            self._short_runs, self._hiccup = self._short_runs + 1, False
-            if self._short_runs >= SHORT_RUNS:
-                self._short_cost = max(self._short_cost, cost)
-        elif took_s < HICCUP_S and not self._hiccup:
-            self._hiccup = True
-        else:
-            self._short_runs, self._short_cost, self._hiccup = 0, 0, False
+                self._shortness.learn(sum([item.cost for item in batch]), time.monotonic() - began_s)
+        if len(outputs) != len(batch):
+            raise EngineError(f"{len(outputs)} results for {len(batch)} inputs")
+        return outputs
 
     def _accept(self) -> None:
         """Prepare what is new."""
@@ -244,13 +247,15 @@ class Batcher(Generic[Raw, Out]):
             else:
                 self._admit(job)
 
-    def _admit(self, job: _Job[Raw, Out]) -> None:
+    def _prepared(self, raw: Sequence[Raw]) -> Sequence[Item | ServeAppError]:
         try:
-            prepared = self._prepare(job.raw)
+            return self._prepare(raw)
         except Exception as error:
-            log.exception("preparing %d inputs failed", len(job.raw))
-            prepared = [EngineError(f"the model could not read its input: {error}")]
-        for index, item in enumerate(prepared):
+            log.exception("preparing %d inputs failed", len(raw))
+            return [EngineError(f"the model could not read its input: {error}")]
+
+    def _admit(self, job: _Job[Raw, Out]) -> None:
+        for index, item in enumerate(prepared := self._prepared(job.raw)):
             if isinstance(item, ServeAppError):
                 self._release(len(job.raw))
                 job.finish(self._blame(item, index, len(job.raw)))
@@ -276,9 +281,7 @@ class Batcher(Generic[Raw, Out]):
         if not batch:
             return
         try:
-            outputs = self._computed(batch)
-            if len(outputs) != len(batch):
-                raise EngineError(f"{len(outputs)} results for {len(batch)} inputs")
+            outputs = self._computed([item for _, _, item in batch])
         except (Exception, SystemExit) as error:
             # What its frames hold, on a GPU too, would be missing to the parts of the batch.
             traceback.clear_frames(error.__traceback__)
@@ -300,9 +303,8 @@ class Batcher(Generic[Raw, Out]):
             self._failed.append(batch)
             return
         if len(batch) > 1:
-            middle = len(batch) // 2
-            self._compute_batch(batch[:middle])
-            self._compute_batch(batch[middle:])
+            self._compute_batch(batch[: len(batch) // 2])
+            self._compute_batch(batch[len(batch) // 2 :])
             return
         job, index, _ = batch[0]
         log.warning("one input failed alone: %s", error)
@@ -313,6 +315,6 @@ class Batcher(Generic[Raw, Out]):
     def _blame(self, error: ServeAppError, index: int, count: int) -> ServeAppError:
         """The same error, naming the input it is about."""
         message = error.message if count == 1 else f"{self._label} {index}: {error.message}"
-        place = self._label if count == 1 else f"{self._label}[{index}]"
+        place = f"{self._label}[{index}]" if count > 1 else self._label
         param = place if isinstance(error, BadRequest) else error.param
         return type(error)(message, param=param, retry_after_s=error.retry_after_s)

@@ -15,13 +15,12 @@ TELL_S = 1.0
 
 
 class _Told:
-    """Has `_tell` called `TELL_S` after the first `_changed` since the last time; at once where no event loop runs."""
+    """Has `_tell` called `TELL_S` after the first `_changed`; at once where no event loop runs."""
 
     _due = False
 
     def _changed(self) -> None:
-        if self._due:
-            return
+        """Call it where `_due` is not set yet."""
         self._due = True
         try:
             asyncio.get_running_loop().call_later(TELL_S, self._telling)
@@ -46,7 +45,8 @@ class Count(_Told):
     def add(self, count: int) -> None:
         """So many more."""
         self._new += count
-        self._changed()
+        if not self._due:
+            self._changed()
 
     def _tell(self) -> None:
         self._counter.inc(self._new, self._tags)
@@ -74,7 +74,8 @@ class Histogram(_Told):
         """One more value."""
         self._new[bisect_left(self._bounds, value)] += 1
         self._new_sum += value
-        self._changed()
+        if not self._due:
+            self._changed()
 
     def _tell(self) -> None:
         up_to = 0

@@ -156,6 +156,10 @@ class Life(Generic[Loaded]):
         if self._version is None:
             raise self._unavailable()
 
+    def held(self) -> Version[Loaded] | None:
+        """What answers now, if anything does, to be held at once by a `with` block."""
+        return self._version
+
     def loaded(self) -> Loaded | None:
         """What answers now, if anything does."""
         return self._version.loaded if self._version else None

@@ -18,7 +18,7 @@ from fastapi import Request
 from pydantic import ValidationError
 from starlette.types import ASGIApp
 
-from deployments import engines, explainers, sources
+from deployments import engines, explainers, life, sources
 from deployments.cache import ModelCache
 from deployments.engines import Engine, LoadContext
 from deployments.engines._ahead import await_imports
@@ -26,7 +26,6 @@ from deployments.engines._transformer import Transformer
 from deployments.errors import BadRequest, LoadError, ModelFailed, ModelUnavailable
 from deployments.explainers import Explainer
 from deployments.gpu import free_bytes, used_bytes
-from deployments.life import Life
 from deployments.metrics import PredictTimes, TokenTimes
 from deployments.protocols import KSERVE, OWN, PREDICTIONS, models
 from deployments.protocols.app import ModelStatus, build_app
@@ -59,6 +58,19 @@ class Version(NamedTuple):
             self.engine.close()
 
 
+class _Ready:
+    """`async with` the engine of a version that is there, held. A generator would take longer than some models do."""
+
+    def __init__(self, held: life.Version[Version]) -> None:
+        self._held = held
+
+    async def __aenter__(self) -> Engine:
+        return self._held.__enter__().engine
+
+    async def __aexit__(self, *_: object) -> None:
+        self._held.__exit__()
+
+
 class Model:
     """A model that loads, answers through `app`, and says what it is doing.
 
@@ -78,7 +90,7 @@ class Model:
         self._cpus, self._gpus = cpus, gpus
         self._footprint_bytes = 0
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._life: Life[Version] = Life(
+        self._life: life.Life[Version] = life.Life(
             identity.name, self._load, self._fits_beside, tidy_heap if cache is None else lambda: None
         )
         self._around = TransformerLife(identity.name, self._context)
@@ -163,9 +175,16 @@ class Model:
         if self._cache is None or self._cache.holds(self):
             self.load()
 
-    @contextlib.asynccontextmanager
-    async def engine(self, request: Request) -> AsyncIterator[Any]:
+    def engine(self, request: Request) -> AbstractAsyncContextManager[Any]:
         """The loaded engine, held for one request."""
+        ready = self._life.held() if self._cache is None else None
+        if ready is None:
+            return self._awaited(request)
+        self._why_not = None
+        return _Ready(ready)
+
+    @contextlib.asynccontextmanager
+    async def _awaited(self, request: Request) -> AsyncIterator[Any]:
         async with self._version(request) as version:
             yield version.engine
 

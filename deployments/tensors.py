@@ -51,7 +51,7 @@ show = _short.repr
 """A value as an error quotes it: short, whatever was sent."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Tensor:
     """A named array, and what was said beside it."""
 

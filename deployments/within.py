@@ -7,7 +7,7 @@ its blocks, see docs/adr/0020.
 import asyncio
 import contextvars
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 from weakref import WeakKeyDictionary
 
 TICK_S = 0.1
@@ -20,7 +20,7 @@ class within:  # noqa: N801 (named as `asyncio.timeout`, in whose place it stand
     As with `asyncio.timeout`, a block whose task is cancelled by others too is cancelled.
     """
 
-    __slots__ = ("_cancelling", "_ends_s", "_expired", "_loop", "_seconds", "_task")
+    __slots__ = ("_among", "_cancelling", "_ends_s", "_expired", "_seconds", "_task")
 
     def __init__(self, seconds: float) -> None:
         self._seconds, self._expired = seconds, False
@@ -28,19 +28,15 @@ class within:  # noqa: N801 (named as `asyncio.timeout`, in whose place it stand
     def __enter__(self) -> Self:
         task = asyncio.current_task()
         assert task, "a time limit is for what runs in a task"
-        self._task, self._cancelling, self._loop = task, task.cancelling(), task.get_loop()
-        self._ends_s = self._loop.time() + self._seconds
-        blocks = _blocks.get(self._loop)
-        if blocks is None:
-            _blocks[self._loop] = blocks = set()
-            _look_later(self._loop)
-        blocks.add(self)
+        self._task, self._cancelling, loop = task, task.cancelling(), task.get_loop()
+        self._ends_s = loop.time() + self._seconds
+        self._among = looked_at(loop)
+        self._among.add(self)
         return self
 
     def lift(self) -> None:
         """Let the rest of the block take as long as it likes."""
-        if blocks := _blocks.get(self._loop):
-            blocks.discard(self)
+        self._among.discard(self)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
@@ -60,8 +56,27 @@ class within:  # noqa: N801 (named as `asyncio.timeout`, in whose place it stand
         self._task.cancel()
 
 
-_blocks: "WeakKeyDictionary[asyncio.AbstractEventLoop, set[within]]" = WeakKeyDictionary()
+class Limited(Protocol):
+    """What has a time limit."""
+
+    def is_over(self, now_s: float) -> bool:
+        """Whether its time is over, by the loop's clock."""
+
+    def end(self) -> None:
+        """What is done then; it is looked at again unless it is taken out."""
+
+
+_blocks: "WeakKeyDictionary[asyncio.AbstractEventLoop, set[Limited]]" = WeakKeyDictionary()
 """The blocks under way of each loop that has a timer to look at them."""
+
+
+def looked_at(loop: asyncio.AbstractEventLoop) -> set[Limited]:
+    """What that loop's timer looks at every `TICK_S`; add to it at once, or it may be looked at no more."""
+    blocks = _blocks.get(loop)
+    if blocks is None:
+        _blocks[loop] = blocks = set()
+        _look_later(loop)
+    return blocks
 
 
 def _look_later(loop: asyncio.AbstractEventLoop) -> None:

@@ -85,7 +85,9 @@ class Edge:
 def _admit_headers(scope: Scope) -> str:
     """Check the headers' size, drop those that are not the client's to send, and return the request's id."""
     headers: list[tuple[bytes, bytes]] = scope["headers"]
-    size = sum(len(name) + len(value) + 4 for name, value in headers)
+    size = 4 * len(headers)
+    for name, value in headers:
+        size += len(name) + len(value)
     if size > MAX_HEADER_BYTES:
         raise HeadersTooLarge(f"the request's headers are {size} bytes; at most {MAX_HEADER_BYTES}")
     scope["headers"] = headers = [header for header in headers if header[0] not in HOP_HEADERS]

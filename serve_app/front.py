@@ -17,6 +17,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.asgi import new_id
+from deployments.within import Limited, looked_at
 
 PATIENCE_S = 0.1
 TOGETHER_BYTES = 64 << 10
@@ -57,7 +58,7 @@ class Front:
         try:
             await self._app(scope, watch.receive, watch.send)
         finally:
-            watch.end()
+            watch.close()
 
 
 class _Watch:
@@ -65,37 +66,55 @@ class _Watch:
 
     def __init__(self, receive: Receive, send: Send, pen: "_Pen | None") -> None:
         self._receive, self._send, self._pen = receive, send, pen
-        self._task = asyncio.current_task()
+        task = asyncio.current_task()
+        assert task, "a request is answered in a task"
+        self._task, self._loop = task, task.get_loop()
         self._answered = False
-        self._timer: asyncio.TimerHandle | None = None
+        self._among: set[Limited] | None = None
+        self._begins_s = 0.0
         self._listening: asyncio.Task[None] | None = None
 
     async def receive(self) -> Message:
         message = await self._receive()
-        if self._timer is None and not message.get("more_body", False):
-            self._timer = asyncio.get_running_loop().call_later(PATIENCE_S, self._begin)
+        if self._among is None and not message.get("more_body", False):
+            self._begins_s = self._loop.time() + PATIENCE_S
+            self._among = looked_at(self._loop)
+            self._among.add(self)
         return message
 
     async def send(self, message: Message) -> None:
-        self._answered = message["type"] == "http.response.body" and not message.get("more_body", False)
-        if self._pen:
-            self._pen.holds(message["type"] == "http.response.start")
-        await self._send(message)
+        is_body = message["type"] == "http.response.body"
+        self._answered = is_body and not message.get("more_body", False)
+        if self._pen is None:
+            await self._send(message)
+        elif is_body:
+            self._pen.holds = False
+            await self._send(message)
+        else:
+            self._pen.hold()
+            await self._send(message)
 
-    def end(self) -> None:
-        if self._timer:
-            self._timer.cancel()
+    def close(self) -> None:
+        if self._among:
+            self._among.discard(self)
         if self._listening:
             self._listening.cancel()
             self._listening = None  # its error has this watch in its traceback: garbage that only the collector finds
 
-    def _begin(self) -> None:
+    def is_over(self, now_s: float) -> bool:
+        """Whether the client is listened to from now on."""
+        return now_s >= self._begins_s
+
+    def end(self) -> None:
+        """Begin to listen."""
+        if self._among:
+            self._among.discard(self)
         self._listening = asyncio.create_task(self._listen())
 
     async def _listen(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        if self._task and not self._answered:  # a server says `disconnect` after the answer, too
+        if not self._answered:  # a server says `disconnect` after the answer, too
             self._task.cancel()
 
 
@@ -103,16 +122,15 @@ class _Pen:
     """A connection's transport, by which what is held leaves in one write with the next piece of the same moment."""
 
     def __init__(self, transport: asyncio.WriteTransport) -> None:
-        self._transport, self._holds, self._held = transport, False, b""
+        self._transport, self.holds, self._held = transport, False, b""
 
-    def holds(self, holds: bool) -> None:
-        """Whether what is written from here on is held; until the event loop comes to something else at most."""
-        self._holds = holds
-        if holds:
-            asyncio.get_running_loop().call_soon(self._let_go)
+    def hold(self) -> None:
+        """Hold what is written from here on; until the event loop comes to something else at most."""
+        self.holds = True
+        asyncio.get_running_loop().call_soon(self.let_go)
 
     def write(self, data: bytes) -> None:
-        if self._holds:
+        if self.holds:
             self._held += data
             return
         held, self._held = self._held, b""
@@ -122,14 +140,15 @@ class _Pen:
         self._transport.write(held + data if held else data)
 
     def close(self) -> None:
-        self._let_go()
+        self.let_go()
         self._transport.close()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 
-    def _let_go(self) -> None:
-        self._holds = False
+    def let_go(self) -> None:
+        """Write what is held."""
+        self.holds = False
         if self._held:
             self.write(b"")
 

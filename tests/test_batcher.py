@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployments.batcher import HICCUP_S, SHORT_RUNS, Batcher
+from deployments.batcher import Batcher
 from deployments.errors import BadRequest, EngineError, QueueFull, ServeAppError
-from deployments.waiting import Item, Patience
+from deployments.on_loop import HICCUP_S, SHORT_RUNS, Patience
+from deployments.waiting import Item
 
 
 class Gate:
@@ -261,7 +262,7 @@ class Where:
 @pytest.fixture
 async def short(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Where, Batcher[int, int]]]:
     """A batcher that has seen short batches of a cost of 3, on however busy a machine."""
-    monkeypatch.setattr("deployments.batcher.SHORT_S", HICCUP_S)
+    monkeypatch.setattr("deployments.on_loop.SHORT_S", HICCUP_S)
     where = Where()
     batcher: Batcher[int, int] = Batcher(
         "test",
@@ -303,7 +304,7 @@ async def test_the_thread_computes_again_what_failed_on_the_loop(
     short: tuple[Where, Batcher[int, int]],
 ) -> None:
     where, batcher = short
-    batcher._short_cost = 100
+    batcher._shortness.cost = 100
     failed, done = await asyncio.gather(batcher.submit([13]), batcher.submit([1]), return_exceptions=True)
     assert isinstance(failed, EngineError)
     assert done == [1]
@@ -312,7 +313,7 @@ async def test_the_thread_computes_again_what_failed_on_the_loop(
 
 async def test_after_a_failure_that_took_long_the_thread_computes(short: tuple[Where, Batcher[int, int]]) -> None:
     where, batcher = short
-    batcher._short_cost = 1000
+    batcher._shortness.cost = 1000
     with pytest.raises(EngineError):
         await asyncio.gather(batcher.submit([99]), batcher.submit([13]))
     count = len(where.batches)
@@ -367,6 +368,41 @@ async def test_a_request_after_many_lone_ones_is_computed_without_a_turn_of_the_
     for _ in range(2 * Patience.MOST_PASSED):
         await asyncio.gather(*(batcher.submit([0]) for _ in range(4)))
     assert where.batches[-1] == (True, [0, 0, 0, 0]), "it was not noticed that they come together"
+
+
+async def alone(batcher: Batcher[int, int]) -> None:
+    """Until requests that come alone are computed without a turn of the loop."""
+    while not batcher._patience.alone():
+        await batcher.submit([1])
+
+
+async def test_what_fails_after_many_lone_ones_is_computed_again_by_the_thread(
+    short: tuple[Where, Batcher[int, int]],
+) -> None:
+    where, batcher = short
+    batcher._shortness.cost = 100
+    await alone(batcher)
+    where.batches.clear()
+    with pytest.raises(EngineError, match="thirteen"):
+        await batcher.submit([13])
+    assert where.batches == [(True, [13]), (False, [13])]
+    assert batcher._queued == 0
+
+
+async def test_dearer_and_refused_ones_take_the_long_way_after_many_lone_ones(
+    short: tuple[Where, Batcher[int, int]],
+) -> None:
+    where, batcher = short
+    await alone(batcher)
+    where.batches.clear()
+    assert await batcher.submit([4]) == [4]
+    assert where.batches == [(False, [4])]
+    with pytest.raises(BadRequest):
+        await batcher.submit([-1])
+    assert await batcher.submit([1, 1]) == [1, 1]
+    batcher.close()
+    with pytest.raises(EngineError, match="stopped"):
+        await batcher.submit([1])
 
 
 MS = 0.001

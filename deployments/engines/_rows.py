@@ -34,8 +34,8 @@ class _Asked(NamedTuple):
 
     def group(self) -> Hashable:
         """What requests must have in common to be computed together."""
-        kinds = ((name, one.dtype.str, one.shape[1:]) for name, one in sorted(self.tensors.items()))
-        return (self.wanted, *kinds)
+        kinds = [(name, one.dtype.str, one.shape[1:]) for name, one in self.tensors.items()]
+        return (self.wanted, *sorted(kinds))
 
 
 class Rows:
@@ -98,6 +98,8 @@ class Rows:
         for name, array in made.items():
             if len(array) != ends[-1]:
                 raise EngineError(f"the model answered {ends[-1]} rows with {len(array)} rows of {name}")
+        if len(batch) == 1:
+            return [made]
         return [{name: array[begin:end] for name, array in made.items()} for begin, end in pairwise(ends)]
 
 
@@ -159,9 +161,10 @@ class RowsEngine:
 
         Raises `BadRequest` with the library's own words for values that the model refuses.
         """
-        have = [one.name for one in self.outputs]
-        if unknown := [name for name in outputs if name not in have]:
-            raise BadRequest(f"unknown output {unknown[0]!r}; have: {', '.join(have)}", param="outputs")
+        if outputs:
+            have = [one.name for one in self.outputs]
+            if unknown := [name for name in outputs if name not in have]:
+                raise BadRequest(f"unknown output {unknown[0]!r}; have: {', '.join(have)}", param="outputs")
         declared = [one.name for one in self.inputs]
         if tensors.keys() != set(declared) or list(self.columns) == declared:
             check_columns(tensors, self.columns or declared, self.columns)

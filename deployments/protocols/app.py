@@ -107,7 +107,7 @@ def check_name(served: Served | None, name: str, version: str = "") -> Served:
     Raises `ModelNotFound`.
     """
     assert served, "the routers of the documentation are not called"
-    if name not in (served.identity.name, *served.settings.aliases, *served.adapters()):
+    if name != served.identity.name and name not in (*served.settings.aliases, *served.adapters()):
         raise ModelNotFound.named(name, [served.identity.name, *served.adapters()])
     if version and version != served.settings.version:
         have = f"Its version here is {served.settings.version}."

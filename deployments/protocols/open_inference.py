@@ -37,7 +37,7 @@ class RequestedOutput:
         check_parameters(self.name, self.parameters)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True, eq=False)
 class InferRequest:
     """One inference. Raises `BadRequest` where it has no inputs, or a name twice."""
 
@@ -58,7 +58,7 @@ class InferRequest:
         _check_distinct("outputs", [one.name for one in self.outputs])
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True, eq=False)
 class InferResponse:
     """The answer to one inference."""
 

@@ -37,12 +37,12 @@ class Specs(NamedTuple):
 
         Raises `BadRequest` for a name that is not declared, and for a declared one that is missing.
         """
-        if any(name in self.columns for name in names):
+        if self.columns and any(name in self.columns for name in names):
             self._check_columns(names)
             return {}
-        declared = {one.name: one for one in self.inputs}
-        if not self.named and len(declared) == len(names) == 1:
+        if not self.named and len(self.inputs) == len(names) == 1:
             return dict(zip(names, self.inputs, strict=True))
+        declared = {one.name: one for one in self.inputs}
         have = f"the model has {', '.join(declared)}"
         if self.columns:
             have += f", or the columns {listed(self.columns)}"
@@ -61,7 +61,7 @@ class Specs(NamedTuple):
             raise BadRequest(f"no column {listed(missing)}; {have}", param=missing[0])
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True, eq=False)
 class Asked:
     """Whom a request is for, by which name, and its parameters."""
 

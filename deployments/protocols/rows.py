@@ -60,10 +60,10 @@ def _table_rows(specs: Specs, instance: dict[str, Any], index: int) -> list[dict
 
 
 def _tensor(name: str, column: list[Any], spec: TensorSpec | None) -> Array:
-    first, shape = _first(column), read_shape(name, _shape(column))
+    first, shape = _first(column), _shape(column)
     datatype = spec.datatype if spec else _datatype(first)
     if _is_binary(first) and datatype == "BYTES":
-        tensor = read_values(name, datatype, shape, _encoded(name, column, len(shape)), BASE64)
+        tensor = read_values(name, datatype, shape, _encoded(name, column, len(read_shape(name, shape))), BASE64)
     else:
         tensor = read_values(name, datatype, shape, column)
     if spec is None:

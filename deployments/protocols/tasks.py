@@ -183,7 +183,8 @@ class Predict(Prediction[dict[str, Array], dict[str, Array]]):
     async def work(
         self, asked: Asked, engine: PredictEngine, items: Sequence[dict[str, Array]]
     ) -> Sequence[dict[str, Array]]:
-        return await together(engine.predict(item, asked.outputs, asked.parameters) for item in items)
+        (item,) = items
+        return [await engine.predict(item, asked.outputs, asked.parameters)]
 
     def predictions(self, results: Sequence[dict[str, Array]]) -> Sequence[object] | Array:
         return tensors_to_rows(results[0])
