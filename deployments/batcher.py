@@ -150,7 +150,7 @@ class Batcher(Generic[Raw, Out]):
             (item,) = self._prepared(raw)
             if self._closed or self._busy or isinstance(item, ServeAppError) or item.cost > self._shortness.cost:
                 return None, True
-            self._patience.holds(1, 0.0)
+            self._patience.let_by()
             return list(self._computed([item])), True
         except (Exception, SystemExit) as error:
             traceback.clear_frames(error.__traceback__)

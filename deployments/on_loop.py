@@ -59,6 +59,10 @@ class Patience:
         """Whether requests have come alone for so long that the next does not wait for those of its own turn either."""
         return self._lone and self._passing > 0 and self._passed == self.MOST_PASSED
 
+    def let_by(self) -> None:
+        """Such a one is computed now."""
+        self._passing -= 1
+
     def holds(self, waiting: int, now_s: float) -> bool:
         """Whether to wait for another turn of the loop, with so many requests waiting at that time in seconds."""
         if self._passing:

@@ -83,19 +83,13 @@ class _Watch:
         return message
 
     async def send(self, message: Message) -> None:
-        is_body = message["type"] == "http.response.body"
-        self._answered = is_body and not message.get("more_body", False)
-        if self._pen is None:
-            await self._send(message)
-        elif is_body:
-            self._pen.holds = False
-            await self._send(message)
-        else:
-            self._pen.hold()
-            await self._send(message)
+        self._answered = message["type"] == "http.response.body" and not message.get("more_body", False)
+        if self._pen:
+            self._pen.holds(message["type"] == "http.response.start")
+        await self._send(message)
 
     def close(self) -> None:
-        if self._among:
+        if self._among is not None:
             self._among.discard(self)
         if self._listening:
             self._listening.cancel()
@@ -107,7 +101,7 @@ class _Watch:
 
     def end(self) -> None:
         """Begin to listen."""
-        if self._among:
+        if self._among is not None:
             self._among.discard(self)
         self._listening = asyncio.create_task(self._listen())
 
@@ -122,15 +116,16 @@ class _Pen:
     """A connection's transport, by which what is held leaves in one write with the next piece of the same moment."""
 
     def __init__(self, transport: asyncio.WriteTransport) -> None:
-        self._transport, self.holds, self._held = transport, False, b""
+        self._transport, self._holds, self._held = transport, False, b""
 
-    def hold(self) -> None:
-        """Hold what is written from here on; until the event loop comes to something else at most."""
-        self.holds = True
-        asyncio.get_running_loop().call_soon(self.let_go)
+    def holds(self, holds: bool) -> None:
+        """Whether what is written from here on is held; until the event loop comes to something else at most."""
+        self._holds = holds
+        if holds:
+            asyncio.get_running_loop().call_soon(self._let_go)
 
     def write(self, data: bytes) -> None:
-        if self.holds:
+        if self._holds:
             self._held += data
             return
         held, self._held = self._held, b""
@@ -140,15 +135,14 @@ class _Pen:
         self._transport.write(held + data if held else data)
 
     def close(self) -> None:
-        self.let_go()
+        self._let_go()
         self._transport.close()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 
-    def let_go(self) -> None:
-        """Write what is held."""
-        self.holds = False
+    def _let_go(self) -> None:
+        self._holds = False
         if self._held:
             self.write(b"")
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-from deployments.asgi import PIECE_BYTES, Answer, Head, receive_of, run_stream, run_unary
+from deployments.asgi import PIECE_BYTES, Answer, Head, new_id, receive_of, run_stream, run_unary
 from deployments.errors import EngineError
 
 HEAD = Head("POST", "/p", "/root", b"q=1", [(b"a", b"b")], ("1.2.3.4", 5), 9.0)
@@ -167,3 +168,11 @@ async def test_bodies_arrive_whole_from_shared_memory(size: int) -> None:
     await asyncio.sleep(0)
     assert not after.done()
     after.cancel()
+
+
+def test_ids_are_random_uuids_as_the_library_writes_them() -> None:
+    ids = {new_id() for _ in range(1000)}
+    assert len(ids) == 1000
+    for one in ids:
+        read = uuid.UUID(one)
+        assert (str(read), read.version, read.variant) == (one, 4, uuid.RFC_4122)
