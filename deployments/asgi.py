@@ -180,15 +180,16 @@ def _pieces(body: bytes) -> Iterator[bytes]:
 
 
 def receive_of(body: BodyBytes) -> Receive:
-    """ASGI's `receive` over a body that is here: in pieces when it is large, then silence."""
-    pieces = iter(range(0, max(len(body), 1), PIECE_BYTES)) if len(body) > PIECE_BYTES else iter([0])
+    """ASGI's `receive` over a body that is here: bytes as they are, an array in pieces of its own, then silence."""
+    step = max(len(body), 1) if isinstance(body, bytes) else PIECE_BYTES
+    starts = iter(range(0, max(len(body), 1), step))
 
     async def receive() -> MutableMapping[str, Any]:
-        at = next(pieces, None)
+        at = next(starts, None)
         if at is None:
             await asyncio.Event().wait()
         assert at is not None
-        end = at + PIECE_BYTES if len(body) > PIECE_BYTES else len(body)
+        end = at + step
         return {"type": "http.request", "body": bytes(body[at:end]), "more_body": end < len(body)}
 
     return receive

@@ -3,7 +3,7 @@
 Waking a thread would take longer than such a batch. Knows nothing of threads: its user guards it.
 """
 
-SHORT_S = 0.0005
+SHORT_S = 0.001
 """How long a batch may take on the event loop."""
 HICCUP_S = 0.02
 """How long one may take between short ones, because others use the cores too."""

@@ -6,12 +6,12 @@ stream. Knows nothing of models; `deployments.protocols.open_inference_grpc` tur
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import grpc
 import orjson
 from google.protobuf import json_format
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from grpc_health.v1 import health_pb2
 from ray.serve.grpc_util import RayServegRPCContext
 from starlette.types import ASGIApp
@@ -29,6 +29,7 @@ NOT_CARRIED = frozenset({"content-type", "te", "user-agent", "grpc-accept-encodi
     "transfer-encoding",
 }
 """Metadata about the call's own transport."""
+UNREADABLE = "the message is no ModelInferRequest: its bytes cannot be read"
 WATCH_S = 2.0
 CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
@@ -47,7 +48,10 @@ CODES = {
 
 
 class OpenInferenceMethods:
-    """The RPCs as Ray Serve calls them, by their names: a message and its context in, a message out."""
+    """The RPCs as Ray Serve calls them, by their names: a message and its context in, a message out.
+
+    Tensors are not read here: their messages come and go as bytes.
+    """
 
     http_app: ASGIApp
     """What answers HTTP."""
@@ -92,34 +96,36 @@ class OpenInferenceMethods:
         path = f"{_path(message.name, message.version)}/stats" if message.name else "/v2/models/stats"
         return await self._read(grpc_context, path, pb.ModelStatisticsResponse())
 
-    async def ModelInfer(
-        self, message: pb.ModelInferRequest, grpc_context: RayServegRPCContext
-    ) -> pb.ModelInferResponse:
-        path = f"{_path(message.model_name, message.model_version)}/infer"
-        answer = await self._ask(grpc_context, "POST", path, message.SerializeToString())
+    async def ModelInfer(self, message: bytes, grpc_context: RayServegRPCContext) -> "Written":
+        try:
+            path = f"{_path_in(message)}/infer"
+        except DecodeError:
+            raise _refusal(UNREADABLE, 400, grpc_context) from None
+        answer = await self._ask(grpc_context, "POST", path, message)
         _raise_unless_done(answer, grpc_context)
-        return _parsed(pb.ModelInferResponse(), answer.body)
+        return Written(answer.body)
 
     async def ModelStreamInfer(
-        self, messages: AsyncIterator[pb.ModelInferRequest], grpc_context: RayServegRPCContext
-    ) -> AsyncIterator[pb.ModelStreamInferResponse]:
+        self, messages: AsyncIterator[bytes], grpc_context: RayServegRPCContext
+    ) -> AsyncIterator["Written | pb.ModelStreamInferResponse"]:
         """Each request's answers, in order: one, or as many as a text has pieces. An error ends its request only."""
         async for message in messages:
-            path = f"{_path(message.model_name, message.model_version)}/infer_stream"
-            head = _head(grpc_context, "POST", path)
-            pieces = run_stream(self.http_app, head, message.SerializeToString())
+            try:
+                path = f"{_path_in(message)}/infer_stream"
+            except DecodeError:
+                yield pb.ModelStreamInferResponse(error_message=UNREADABLE)
+                continue
+            pieces = run_stream(self.http_app, _head(grpc_context, "POST", path), message)
             first = await anext(pieces)
             assert isinstance(first, Answer), "a stream begins with its head"
             if first.status != 200:
                 body = b"".join([first.body, *[piece async for piece in pieces if isinstance(piece, bytes)]])
                 if first.status == 401:
                     _raise_unless_done(first._replace(body=body), grpc_context)
-                yield pb.ModelStreamInferResponse(
-                    error_message=_message_in(body), infer_response=pb.ModelInferResponse(id=message.id)
-                )
+                yield _failed(message, _message_in(body))
                 continue
             async for found in split_frames(first.body, pieces):
-                yield _parsed(pb.ModelStreamInferResponse(), found)
+                yield Written(found)
 
     async def RepositoryIndex(
         self, message: pb.RepositoryIndexRequest, grpc_context: RayServegRPCContext
@@ -163,6 +169,19 @@ class OpenInferenceMethods:
         state = health_pb2.HealthCheckResponse
         return state(status=state.SERVING if answer.status == 200 else state.NOT_SERVING)
 
+    async def List(
+        self, _message: health_pb2.HealthListRequest, grpc_context: RayServegRPCContext
+    ) -> health_pb2.HealthListResponse:
+        """The health of the server, whose name is empty, and of each model."""
+        answer = await self._ask(grpc_context, "GET", "/v2/health/ready")
+        if answer.status != 503:
+            _raise_unless_done(answer, grpc_context)
+        told = orjson.loads(answer.body)
+        serving = {"": told["ready"]} | {model["name"]: model["state"] == "ready" for model in told["models"]}
+        state = health_pb2.HealthCheckResponse
+        found = {name: state(status=state.SERVING if up else state.NOT_SERVING) for name, up in serving.items()}
+        return health_pb2.HealthListResponse(statuses=found)
+
     async def Watch(
         self, message: health_pb2.HealthCheckRequest, grpc_context: RayServegRPCContext
     ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
@@ -198,9 +217,20 @@ def _filled(message: Made, fields: dict[str, Any]) -> Made:
     return message
 
 
-def _parsed(message: Made, body: bytes) -> Made:
-    message.ParseFromString(body)
-    return message
+def _failed(message: bytes, why: str) -> pb.ModelStreamInferResponse:
+    """What a stream says of a request that was refused, by its id where it can be read."""
+    try:
+        id = pb.ModelInferRequest.FromString(message).id
+    except DecodeError:
+        id = ""
+    return pb.ModelStreamInferResponse(error_message=why, infer_response=pb.ModelInferResponse(id=id))
+
+
+def _path_in(message: bytes) -> str:
+    """The path of the model that a `ModelInferRequest` is for. Raises `DecodeError`."""
+    # Whose first two fields are those of this one, and nothing else of it is read.
+    named = pb.ModelReadyRequest.FromString(message)
+    return _path(named.name, named.version)
 
 
 def _path(model: str, version: str = "") -> str:
@@ -219,15 +249,28 @@ def _head(context: RayServegRPCContext, method: str, path: str, kind: str = PROT
 
 def _raise_unless_done(answer: Answer, context: RayServegRPCContext) -> None:
     """End the call with the code and the message of an answer that is an error."""
-    if answer.status == 200:
-        return
-    context.set_code(CODES.get(answer.status, grpc.StatusCode.INTERNAL))
-    context.set_details(_message_in(answer.body))
-    raise RpcRefused(_message_in(answer.body), answer.status)
+    if answer.status != 200:
+        raise _refusal(_message_in(answer.body), answer.status, context)
+
+
+def _refusal(message: str, status: int, context: RayServegRPCContext) -> "RpcRefused":
+    """What ends the call as an HTTP answer of that status would, its code and details set."""
+    context.set_code(CODES.get(status, grpc.StatusCode.INTERNAL))
+    context.set_details(message)
+    return RpcRefused(message, status)
 
 
 def _message_in(body: bytes) -> str:
     return str(orjson.loads(body)["error"])
+
+
+class Written(NamedTuple):
+    """A message that is written already; the call's framework asks every message for its bytes."""
+
+    body: bytes
+
+    def SerializeToString(self) -> bytes:
+        return self.body
 
 
 class RpcRefused(Exception):

@@ -62,6 +62,8 @@ async def read_body(
     message = await receive()
     first: bytes = message.get("body", b"")
     if not message.get("more_body", False):
+        if len(first) > expected:
+            grow(len(first))
         return first
     body, at = bytearray(expected), 0
     while True:

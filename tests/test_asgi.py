@@ -170,6 +170,13 @@ async def test_bodies_arrive_whole_from_shared_memory(size: int) -> None:
     after.cancel()
 
 
+async def test_a_body_of_bytes_is_not_copied() -> None:
+    body = bytes(3 * PIECE_BYTES)
+    message = await receive_of(body)()
+    assert message["body"] is body
+    assert not message["more_body"]
+
+
 def test_ids_are_random_uuids_as_the_library_writes_them() -> None:
     ids = {new_id() for _ in range(1000)}
     assert len(ids) == 1000

@@ -53,9 +53,9 @@ def refusing(status: int) -> Methods:
     return Methods(status, b'{"error": "because"}')
 
 
-async def messages(*given: pb.ModelInferRequest) -> AsyncIterator[pb.ModelInferRequest]:
+async def messages(*given: pb.ModelInferRequest) -> AsyncIterator[bytes]:
     for one in given:
-        yield one
+        yield one.SerializeToString()
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ async def messages(*given: pb.ModelInferRequest) -> AsyncIterator[pb.ModelInferR
 async def test_a_refusal_ends_the_call_with_its_code_and_words(status: int, code: str) -> None:
     context: Any = Context()
     with pytest.raises(RpcRefused):
-        await refusing(status).ModelInfer(pb.ModelInferRequest(model_name="m"), context)
+        await refusing(status).ModelInfer(pb.ModelInferRequest(model_name="m").SerializeToString(), context)
     assert (context.code.name, context.details) == (code, "because")
 
 
@@ -84,11 +84,21 @@ async def test_a_call_is_a_request_with_its_metadata_as_headers() -> None:
     methods._pieces = (answer.SerializeToString(),)
     message = pb.ModelInferRequest(model_name="BAAI/bge", model_version="2", id="7")
     context: Any = Context(authorization="Bearer x", user_agent="grpc", content_type="application/grpc")
-    assert await methods.ModelInfer(message, context) == answer
+    written = await methods.ModelInfer(message.SerializeToString(), context)
+    assert written.SerializeToString() == answer.SerializeToString()
     ((method, path, headers, body),) = methods.asked
     assert (method, path) == ("POST", "/v2/models/BAAI/bge/versions/2/infer")
     assert headers == {"authorization": "Bearer x", "content-type": "application/x-protobuf"}
-    assert pb.ModelInferRequest.FromString(body) == message
+    assert body == message.SerializeToString()
+
+
+@pytest.mark.parametrize("message", [b"\x0a\xff", b"\x0a\x01\xff", b"iris"])
+async def test_what_is_no_message_is_refused_and_not_asked(message: bytes) -> None:
+    methods = Methods()
+    context: Any = Context()
+    with pytest.raises(RpcRefused, match="no ModelInferRequest"):
+        await methods.ModelInfer(message, context)
+    assert (context.code, methods.asked) == (grpc.StatusCode.INVALID_ARGUMENT, [])
 
 
 async def test_a_model_that_is_not_ready_is_no_error_and_an_unknown_one_is() -> None:
@@ -99,6 +109,15 @@ async def test_a_model_that_is_not_ready_is_no_error_and_an_unknown_one_is() -> 
     with pytest.raises(RpcRefused):
         await refusing(404).ModelReady(asked, context)
     assert context.code is grpc.StatusCode.NOT_FOUND
+
+
+@pytest.mark.parametrize("status", [200, 503])
+async def test_health_of_all(status: int) -> None:
+    models = [{"name": "a", "state": "ready"}, {"name": "b", "state": "failed", "reason": "because"}]
+    body = orjson.dumps({"ready": status == 200, "models": models})
+    context: Any = Context()
+    found = await Methods(status, body).List(health_pb2.HealthListRequest(), context)
+    assert {name: one.status for name, one in found.statuses.items()} == {"": 1 if status == 200 else 2, "a": 1, "b": 2}
 
 
 async def test_fields_that_a_message_lacks_are_left_out() -> None:
@@ -122,15 +141,27 @@ async def test_the_answers_of_a_stream_come_out_of_whatever_pieces_they_came_in(
     methods = Methods(200, whole[:1], whole[1:9], whole[9:])
     context: Any = Context()
     got = [one async for one in methods.ModelStreamInfer(messages(pb.ModelInferRequest(model_name="m")), context)]
-    assert got == answers
+    assert [one.SerializeToString() for one in got] == [one.SerializeToString() for one in answers]
 
 
 async def test_a_refusal_in_a_stream_leaves_the_stream_open() -> None:
     context: Any = Context()
     asked = messages(pb.ModelInferRequest(model_name="m", id="a"), pb.ModelInferRequest(model_name="m", id="b"))
-    got = [one async for one in refusing(400).ModelStreamInfer(asked, context)]
+    got: list[Any] = [one async for one in refusing(400).ModelStreamInfer(asked, context)]
     assert [(one.error_message, one.infer_response.id) for one in got] == [("because", "a"), ("because", "b")]
     assert context.code is None
+
+
+async def test_what_is_no_message_leaves_the_stream_open() -> None:
+    async def given() -> AsyncIterator[bytes]:
+        yield b"\x0a\xff"
+        yield pb.ModelInferRequest(model_name="m", id="a").SerializeToString()
+        yield pb.ModelInferRequest(model_name="m", id="b").SerializeToString() + b"\x2a\x01\xff"
+
+    context: Any = Context()
+    got: list[Any] = [one async for one in refusing(400).ModelStreamInfer(given(), context)]
+    assert "no ModelInferRequest" in got[0].error_message
+    assert [one.infer_response.id for one in got[1:]] == ["a", ""]
 
 
 async def test_a_stream_without_a_key_ends_as_a_whole() -> None:

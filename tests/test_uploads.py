@@ -29,7 +29,10 @@ async def test_a_body_of_one_message_is_not_copied() -> None:
     async def receive() -> dict[str, Any]:
         return {"body": whole}
 
-    assert await read_body(receive, 100, lambda _: None) is whole
+    grown: list[int] = []
+    assert await read_body(receive, 100, grown.append) is whole
+    assert await read_body(receive, 0, grown.append) is whole
+    assert grown == [100]
 
 
 def test_large_bodies_are_refused_where_there_is_no_room_and_small_ones_never() -> None:

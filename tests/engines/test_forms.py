@@ -24,7 +24,7 @@ from sklearn.linear_model import LogisticRegression
 from deployments import engines
 from deployments.engines import LoadContext
 from deployments.engines.tensorflow import import_tensorflow
-from deployments.protocols import PREDICTIONS, ROUTERS, models, open_inference_pb2_grpc
+from deployments.protocols import PREDICTIONS, ROUTERS, models, open_inference_grpc
 from deployments.protocols.app import build_app
 from deployments.specs import Array
 from serve_app.rpc import OpenInferenceMethods
@@ -126,7 +126,7 @@ async def rpc(app: Any) -> AsyncIterator[tritonclient.grpc.aio.InferenceServerCl
     methods = OpenInferenceMethods()
     methods.http_app = app
     server = grpc.aio.server()
-    open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(methods, server)  # type: ignore[no-untyped-call]
+    open_inference_grpc.add_services_to_server(methods, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with tritonclient.grpc.aio.InferenceServerClient(f"127.0.0.1:{port}") as client:

@@ -45,6 +45,18 @@ def test_refusals_have_grpcs_codes(triton: Any, model: str, inputs: Any, more: A
     assert says in refused.value.message()
 
 
+def test_what_is_no_message_is_the_callers_mistake(grpc_url: str) -> None:
+    with grpc.insecure_channel(grpc_url) as channel:
+        for message in (b"\x0a\xff", b"\x0a\x0aembeddings\x2a\x01\xff"):
+            with pytest.raises(grpc.RpcError, match="no ModelInferRequest") as refused:
+                channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")(message, timeout=60)
+            assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        answers = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")(
+            iter([b"\x0a\xff"]), timeout=60
+        )
+        assert b"no ModelInferRequest" in b"".join(answers)
+
+
 class Stream:
     """A stream of tritonclient's, and what came of it."""
 
@@ -146,6 +158,9 @@ def test_health_by_grpcs_own_protocol(grpc_url: str) -> None:
         with pytest.raises(grpc.RpcError) as unknown:
             check("nope")
         assert unknown.value.code() is grpc.StatusCode.NOT_FOUND
+        told = health.List(health_pb2.HealthListRequest(), timeout=10).statuses
+        assert told[""].status == told["embeddings"].status == states.SERVING
+        assert told["broken"].status == states.NOT_SERVING
         watch = health.Watch(health_pb2.HealthCheckRequest(service="embeddings"), timeout=30)
         assert next(watch).status == states.SERVING
         watch.cancel()

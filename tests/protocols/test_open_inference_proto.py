@@ -103,8 +103,8 @@ class Echo(service.GRPCInferenceServiceServicer):
 
     Watch = List = Check
 
-    def ModelInfer(self, request: pb.ModelInferRequest, context: object) -> pb.ModelInferResponse:  # noqa: N802
-        asked = codec.read_proto(request)
+    def ModelInfer(self, request: bytes, context: object) -> pb.ModelInferResponse:  # noqa: N802
+        asked = codec.read_proto(pb.ModelInferRequest.FromString(request))
         return codec.write_proto(InferResponse(asked.model_name, asked.inputs), asked)
 
     def ModelConfig(self, request: pb.ModelConfigRequest, context: object) -> pb.ModelConfigResponse:  # noqa: N802
