@@ -262,7 +262,7 @@ def head_of(scope: Scope, target: Target) -> Head:
         path=target.path,
         root_path=target.root_path,
         query=scope["query_string"],
-        headers=[(bytes(name), bytes(value)) for name, value in scope["headers"]],
+        headers=list(scope["headers"]),
         client=(client[0], client[1]) if client else None,
         timeout_s=target.model.timeout_s,
         model=target.model.name,
