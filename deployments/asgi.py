@@ -17,8 +17,8 @@ from starlette.types import ASGIApp, Receive, Scope
 from deployments.errors import EngineError
 
 log = logging.getLogger(__name__)
-BodyBytes = bytes | npt.NDArray[np.uint8]
-"""A body: bytes, or where it is large a read-only array over shared memory."""
+BodyBytes = bytes | bytearray | npt.NDArray[np.uint8]
+"""A body: bytes, a buffer that it was read into, or where it is large a read-only array over shared memory."""
 
 PIECE_BYTES = 1 << 20
 PACE_S = 0.001
@@ -180,9 +180,13 @@ def _pieces(body: bytes) -> Iterator[bytes]:
 
 
 def receive_of(body: BodyBytes) -> Receive:
-    """ASGI's `receive` over a body that is here: bytes as they are, an array in pieces of its own, then silence."""
+    """ASGI's `receive` over a body that is here: bytes as they are, what else there is in pieces, then silence.
+
+    A form's pieces are taken apart one by one, and other requests come between.
+    """
     step = max(len(body), 1) if isinstance(body, bytes) else PIECE_BYTES
     starts = iter(range(0, max(len(body), 1), step))
+    seen = body if isinstance(body, bytes) else memoryview(body)  # type: ignore[arg-type]  # numpy's are buffers
 
     async def receive() -> MutableMapping[str, Any]:
         at = next(starts, None)
@@ -190,6 +194,6 @@ def receive_of(body: BodyBytes) -> Receive:
             await asyncio.Event().wait()
         assert at is not None
         end = at + step
-        return {"type": "http.request", "body": bytes(body[at:end]), "more_body": end < len(body)}
+        return {"type": "http.request", "body": bytes(seen[at:end]), "more_body": end < len(body)}
 
     return receive

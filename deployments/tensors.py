@@ -5,7 +5,6 @@ a `BadRequest` that names it, found before anything is allocated for it. Knows n
 or how tensors are written down.
 """
 
-import math
 import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -101,13 +100,17 @@ def read_datatype(name: str, given: object) -> Datatype:
 
 def read_shape(name: str, given: object) -> tuple[int, ...]:
     """A shape of lengths that numpy can hold, by numbers alone: nothing is allocated. Raises `BadRequest`."""
-    if not isinstance(given, list | tuple) or not all(type(length) is int and length >= 0 for length in given):
-        raise refusal(name, f"has the shape {show(given)}; a shape is a list of integers from 0 up")
-    if len(given) > MAX_DIMENSIONS:
-        raise refusal(name, f"has {len(given)} dimensions; at most {MAX_DIMENSIONS}")
-    if math.prod(max(length, 1) for length in given) > MAX_ELEMENTS:
+    shape = tuple(given) if isinstance(given, (list, tuple)) else (None,)
+    if len(shape) > MAX_DIMENSIONS:
+        raise refusal(name, f"has {len(shape)} dimensions; at most {MAX_DIMENSIONS}")
+    elements = 1
+    for length in shape:
+        if type(length) is not int or length < 0:
+            raise refusal(name, f"has the shape {show(given)}; a shape is a list of integers from 0 up")
+        elements *= length or 1
+    if elements > MAX_ELEMENTS:
         raise refusal(name, f"has the shape {show(given)}, which is more than {MAX_ELEMENTS} elements")
-    return tuple(given)
+    return shape
 
 
 def fit(tensor: Tensor, spec: TensorSpec) -> Array:

@@ -84,17 +84,21 @@ class Edge:
 
 def _admit_headers(scope: Scope) -> str:
     """Check the headers' size, drop those that are not the client's to send, and return the request's id."""
-    headers: list[tuple[bytes, bytes]] = scope["headers"]
-    size = 4 * len(headers)
-    for name, value in headers:
+    given: list[tuple[bytes, bytes]] = scope["headers"]
+    headers, request_id, size = [], None, 4 * len(given)
+    for header in given:
+        name, value = header
         size += len(name) + len(value)
+        if name not in HOP_HEADERS:
+            headers.append(header)
+        if name == REQUEST_ID and request_id is None:
+            request_id = value
     if size > MAX_HEADER_BYTES:
         raise HeadersTooLarge(f"the request's headers are {size} bytes; at most {MAX_HEADER_BYTES}")
-    scope["headers"] = headers = [header for header in headers if header[0] not in HOP_HEADERS]
-    request_id = next((value for name, value in headers if name == REQUEST_ID), None)
     if request_id is None:
         request_id = new_id().encode()
         headers.append((REQUEST_ID, request_id))
+    scope["headers"] = headers
     return request_id.decode("latin-1")
 
 

@@ -249,7 +249,7 @@ async def answer_inline(model: Model, head: Head, body: bytes | bytearray, send:
 
     try:
         with within(head.timeout_s + GRACE_S) as limit:
-            await model.streaming_app(scope_of(head), receive_of(bytes(body)), begin)
+            await model.streaming_app(scope_of(head), receive_of(body), begin)
     except TimeoutError:
         raise DeadlineExceeded(f"{model.name} did not begin to answer within {head.timeout_s:g} s") from None
 

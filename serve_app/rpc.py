@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 
 from deployments.asgi import Answer, Head, run_stream, run_unary
 from deployments.protocols import open_inference_pb2 as pb
+from deployments.protocols.models import ANSWERING
 from deployments.protocols.open_inference_grpc import SERVICE, repository_model, split_frames
 from deployments.protocols.v2 import PROTOBUF
 
@@ -29,6 +30,8 @@ NOT_CARRIED = frozenset({"content-type", "te", "user-agent", "grpc-accept-encodi
     "transfer-encoding",
 }
 """Metadata about the call's own transport."""
+HEAD_TAGS = (b"\x0a", b"\x12", b"\x1a")
+"""How fields 1 to 3 of a message begin where they are texts."""
 UNREADABLE = "the message is no ModelInferRequest: its bytes cannot be read"
 WATCH_S = 2.0
 CODES = {
@@ -97,10 +100,11 @@ class OpenInferenceMethods:
         return await self._read(grpc_context, path, pb.ModelStatisticsResponse())
 
     async def ModelInfer(self, message: bytes, grpc_context: RayServegRPCContext) -> "Written":
-        try:
-            path = f"{_path_in(message)}/infer"
-        except DecodeError:
-            raise _refusal(UNREADABLE, 400, grpc_context) from None
+        asked = _head_in(message)
+        if asked is None:
+            await self._admit(grpc_context)
+            raise _refusal(UNREADABLE, 400, grpc_context)
+        path = f"{_path(asked.model_name, asked.model_version)}/infer"
         answer = await self._ask(grpc_context, "POST", path, message)
         _raise_unless_done(answer, grpc_context)
         return Written(answer.body)
@@ -110,11 +114,12 @@ class OpenInferenceMethods:
     ) -> AsyncIterator["Written | pb.ModelStreamInferResponse"]:
         """Each request's answers, in order: one, or as many as a text has pieces. An error ends its request only."""
         async for message in messages:
-            try:
-                path = f"{_path_in(message)}/infer_stream"
-            except DecodeError:
+            asked = _head_in(message)
+            if asked is None:
+                await self._admit(grpc_context)
                 yield pb.ModelStreamInferResponse(error_message=UNREADABLE)
                 continue
+            path = f"{_path(asked.model_name, asked.model_version)}/infer_stream"
             pieces = run_stream(self.http_app, _head(grpc_context, "POST", path), message)
             first = await anext(pieces)
             assert isinstance(first, Answer), "a stream begins with its head"
@@ -122,7 +127,9 @@ class OpenInferenceMethods:
                 body = b"".join([first.body, *[piece async for piece in pieces if isinstance(piece, bytes)]])
                 if first.status == 401:
                     _raise_unless_done(first._replace(body=body), grpc_context)
-                yield _failed(message, _message_in(body))
+                yield pb.ModelStreamInferResponse(
+                    error_message=_message_in(body), infer_response=pb.ModelInferResponse(id=asked.id)
+                )
                 continue
             async for found in split_frames(first.body, pieces):
                 yield Written(found)
@@ -172,12 +179,13 @@ class OpenInferenceMethods:
     async def List(
         self, _message: health_pb2.HealthListRequest, grpc_context: RayServegRPCContext
     ) -> health_pb2.HealthListResponse:
-        """The health of the server, whose name is empty, and of each model."""
+        """The health of the server, whose name is empty, and of each model, as `Check` has them."""
+        await self._admit(grpc_context)
         answer = await self._ask(grpc_context, "GET", "/v2/health/ready")
         if answer.status != 503:
             _raise_unless_done(answer, grpc_context)
         told = orjson.loads(answer.body)
-        serving = {"": told["ready"]} | {model["name"]: model["state"] == "ready" for model in told["models"]}
+        serving = {"": told["ready"]} | {model["name"]: model["state"] in ANSWERING for model in told["models"]}
         state = health_pb2.HealthCheckResponse
         found = {name: state(status=state.SERVING if up else state.NOT_SERVING) for name, up in serving.items()}
         return health_pb2.HealthListResponse(statuses=found)
@@ -205,6 +213,10 @@ class OpenInferenceMethods:
     ) -> Answer:
         return await run_unary(self.http_app, _head(context, method, path, kind), body)
 
+    async def _admit(self, context: RayServegRPCContext) -> None:
+        """End a call that shows no key where one is needed. Raises `RpcRefused`."""
+        _raise_unless_done(await self._ask(context, "GET", "/v2"), context)
+
     async def _read(self, context: RayServegRPCContext, path: str, message: Made) -> Made:
         """What is at a path, as a message of the same fields."""
         answer = await self._ask(context, "GET", path)
@@ -217,20 +229,22 @@ def _filled(message: Made, fields: dict[str, Any]) -> Made:
     return message
 
 
-def _failed(message: bytes, why: str) -> pb.ModelStreamInferResponse:
-    """What a stream says of a request that was refused, by its id where it can be read."""
+def _head_in(message: bytes) -> pb.ModelInferRequest | None:
+    """Model, version and id of a `ModelInferRequest`, and no more of it where it begins with them; None if it is none.
+
+    Protobuf writes fields by their numbers, so that these three come first: texts, behind a tag and a length of a byte
+    each unless they are long. A message in another order is read as a whole.
+    """
+    at, fields = 0, set()
+    while message[at : at + 1] in HEAD_TAGS and at + 1 < len(message) and message[at + 1] < 128:
+        fields.add(message[at])
+        at += 2 + message[at + 1]
+    found = pb.ModelInferRequest()
     try:
-        id = pb.ModelInferRequest.FromString(message).id
+        found.ParseFromString(message[:at] if 0x0A in fields else message)
     except DecodeError:
-        id = ""
-    return pb.ModelStreamInferResponse(error_message=why, infer_response=pb.ModelInferResponse(id=id))
-
-
-def _path_in(message: bytes) -> str:
-    """The path of the model that a `ModelInferRequest` is for. Raises `DecodeError`."""
-    # Whose first two fields are those of this one, and nothing else of it is read.
-    named = pb.ModelReadyRequest.FromString(message)
-    return _path(named.name, named.version)
+        return None
+    return found
 
 
 def _path(model: str, version: str = "") -> str:

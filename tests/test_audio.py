@@ -120,6 +120,7 @@ def test_a_text_that_names_other_places_is_not_followed(
         audio.measure(io.BytesIO(text.format(file="other.wav").encode()), 10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", CONTAINERS)
 def test_damaged_files_are_refused_or_read_and_nothing_else(kind: str) -> None:
     chance = random.Random(5)
@@ -139,6 +140,7 @@ def test_too_long_is_refused_before_anything_is_decoded() -> None:
         audio.measure(io.BytesIO(audio_file(tone(3), 16_000)), 2)
 
 
+@pytest.mark.slow
 def test_a_small_file_of_hours_is_refused_in_bounded_memory() -> None:
     data = audio_file(np.zeros(8000 * 3600 * 5, np.float32), 8000, "flac")
     assert 100 * len(data) < 16_000 * 4 * 3600 * 5

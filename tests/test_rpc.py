@@ -13,6 +13,10 @@ from deployments.protocols import open_inference_pb2 as pb
 from deployments.protocols.open_inference_grpc import frame
 from serve_app.rpc import OpenInferenceMethods, RpcRefused
 
+NAMED = pb.ModelInferRequest(model_name="m", model_version="2", id="7").SerializeToString()
+LONG = pb.ModelInferRequest(model_name="m" * 300, id="7").SerializeToString()
+TENSORS = pb.ModelInferRequest(raw_input_contents=[b"x" * 300]).SerializeToString()
+
 
 class Context:
     """A call's context, as far as the methods know it."""
@@ -53,9 +57,9 @@ def refusing(status: int) -> Methods:
     return Methods(status, b'{"error": "because"}')
 
 
-async def messages(*given: pb.ModelInferRequest) -> AsyncIterator[bytes]:
+async def messages(*given: bytes) -> AsyncIterator[bytes]:
     for one in given:
-        yield one.SerializeToString()
+        yield one
 
 
 @pytest.mark.parametrize(
@@ -92,13 +96,41 @@ async def test_a_call_is_a_request_with_its_metadata_as_headers() -> None:
     assert body == message.SerializeToString()
 
 
-@pytest.mark.parametrize("message", [b"\x0a\xff", b"\x0a\x01\xff", b"iris"])
+@pytest.mark.parametrize(
+    ("message", "path"),
+    [
+        (NAMED + TENSORS, "m/versions/2"),
+        (TENSORS + NAMED, "m/versions/2"),
+        (NAMED[3:] + TENSORS + NAMED[:3], "m/versions/2"),
+        (NAMED[3:] + NAMED[:3], "m/versions/2"),
+        (LONG + TENSORS, "m" * 300),
+        (NAMED + b"\x3a\xff", "m/versions/2"),
+        (TENSORS, ""),
+        (b"", ""),
+    ],
+)
+async def test_a_message_goes_to_its_model_wherever_it_names_it(message: bytes, path: str) -> None:
+    methods = Methods(200, b"")
+    context: Any = Context()
+    await methods.ModelInfer(message, context)
+    assert [(asked, body) for _, asked, _, body in methods.asked] == [(f"/v2/models/{path}/infer", message)]
+
+
+@pytest.mark.parametrize("message", [b"\x0a\xff", b"\x0a\x01\xff", b"\x0a\x05m", b"\x0a", b"iris"])
 async def test_what_is_no_message_is_refused_and_not_asked(message: bytes) -> None:
     methods = Methods()
     context: Any = Context()
     with pytest.raises(RpcRefused, match="no ModelInferRequest"):
         await methods.ModelInfer(message, context)
-    assert (context.code, methods.asked) == (grpc.StatusCode.INVALID_ARGUMENT, [])
+    assert context.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert [path for _, path, _, _ in methods.asked] == ["/v2"]
+
+
+async def test_what_is_no_message_needs_a_key_too() -> None:
+    context: Any = Context()
+    with pytest.raises(RpcRefused):
+        await refusing(401).ModelInfer(b"\x0a\xff", context)
+    assert context.code is grpc.StatusCode.UNAUTHENTICATED
 
 
 async def test_a_model_that_is_not_ready_is_no_error_and_an_unknown_one_is() -> None:
@@ -111,13 +143,12 @@ async def test_a_model_that_is_not_ready_is_no_error_and_an_unknown_one_is() -> 
     assert context.code is grpc.StatusCode.NOT_FOUND
 
 
-@pytest.mark.parametrize("status", [200, 503])
-async def test_health_of_all(status: int) -> None:
-    models = [{"name": "a", "state": "ready"}, {"name": "b", "state": "failed", "reason": "because"}]
-    body = orjson.dumps({"ready": status == 200, "models": models})
+async def test_health_of_all_is_that_of_each() -> None:
+    states = {"a": "ready", "b": "failed", "c": "unloaded"}
+    body = orjson.dumps({"ready": True, "models": [{"name": name, "state": state} for name, state in states.items()]})
     context: Any = Context()
-    found = await Methods(status, body).List(health_pb2.HealthListRequest(), context)
-    assert {name: one.status for name, one in found.statuses.items()} == {"": 1 if status == 200 else 2, "a": 1, "b": 2}
+    found = await Methods(200, body).List(health_pb2.HealthListRequest(), context)
+    assert {name: one.status for name, one in found.statuses.items()} == {"": 1, "a": 1, "b": 2, "c": 1}
 
 
 async def test_fields_that_a_message_lacks_are_left_out() -> None:
@@ -140,42 +171,38 @@ async def test_the_answers_of_a_stream_come_out_of_whatever_pieces_they_came_in(
     whole = b"".join(frame(one) for one in answers)
     methods = Methods(200, whole[:1], whole[1:9], whole[9:])
     context: Any = Context()
-    got = [one async for one in methods.ModelStreamInfer(messages(pb.ModelInferRequest(model_name="m")), context)]
+    got = [one async for one in methods.ModelStreamInfer(messages(NAMED), context)]
     assert [one.SerializeToString() for one in got] == [one.SerializeToString() for one in answers]
 
 
 async def test_a_refusal_in_a_stream_leaves_the_stream_open() -> None:
     context: Any = Context()
-    asked = messages(pb.ModelInferRequest(model_name="m", id="a"), pb.ModelInferRequest(model_name="m", id="b"))
+    asked = messages(NAMED, NAMED[:-1] + b"8")
     got: list[Any] = [one async for one in refusing(400).ModelStreamInfer(asked, context)]
-    assert [(one.error_message, one.infer_response.id) for one in got] == [("because", "a"), ("because", "b")]
+    assert [(one.error_message, one.infer_response.id) for one in got] == [("because", "7"), ("because", "8")]
     assert context.code is None
 
 
 async def test_what_is_no_message_leaves_the_stream_open() -> None:
-    async def given() -> AsyncIterator[bytes]:
-        yield b"\x0a\xff"
-        yield pb.ModelInferRequest(model_name="m", id="a").SerializeToString()
-        yield pb.ModelInferRequest(model_name="m", id="b").SerializeToString() + b"\x2a\x01\xff"
-
+    methods = Methods(200, frame(pb.ModelStreamInferResponse(error_message="because")))
     context: Any = Context()
-    got: list[Any] = [one async for one in refusing(400).ModelStreamInfer(given(), context)]
-    assert "no ModelInferRequest" in got[0].error_message
-    assert [one.infer_response.id for one in got[1:]] == ["a", ""]
+    answers = [one.SerializeToString() async for one in methods.ModelStreamInfer(messages(b"\x0a\xff", NAMED), context)]
+    said = [pb.ModelStreamInferResponse.FromString(one).error_message for one in answers]
+    assert said == ["the message is no ModelInferRequest: its bytes cannot be read", "because"]
 
 
-async def test_a_stream_without_a_key_ends_as_a_whole() -> None:
-    context = Context()
-    answers = refusing(401).ModelStreamInfer(messages(pb.ModelInferRequest(model_name="m")), context)
+@pytest.mark.parametrize("message", [NAMED, b"\x0a\xff"])
+async def test_a_stream_without_a_key_ends_as_a_whole(message: bytes) -> None:
+    context: Any = Context()
     with pytest.raises(RpcRefused):
-        await anext(answers)
+        await anext(refusing(401).ModelStreamInfer(messages(message), context))
     assert context.code is grpc.StatusCode.UNAUTHENTICATED
 
 
-@pytest.mark.parametrize("rpc", ["Check", "Watch"])
+@pytest.mark.parametrize("rpc", ["Check", "List", "Watch"])
 async def test_health_without_a_key_is_no_news_of_the_model(rpc: str) -> None:
     context, message = Context(), health_pb2.HealthCheckRequest(service="m")
     asked = getattr(refusing(401), rpc)(message, context)
     with pytest.raises(RpcRefused):
-        await (asked if rpc == "Check" else anext(asked))
+        await (anext(asked) if rpc == "Watch" else asked)
     assert context.code is grpc.StatusCode.UNAUTHENTICATED

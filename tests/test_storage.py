@@ -118,6 +118,7 @@ def test_what_cannot_be_fetched_says_what_to_do(web: tuple[str, Path], source: s
     assert "\n" not in error.value.message
 
 
+@pytest.mark.slow
 def test_a_folder_in_a_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
     boto3, moto = pytest.importorskip("boto3"), pytest.importorskip("moto.server")
     s3fs = pytest.importorskip("s3fs")
@@ -136,6 +137,7 @@ def test_a_folder_in_a_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
         server.stop()
 
 
+@pytest.mark.slow
 def test_a_folder_in_googles_store(monkeypatch: pytest.MonkeyPatch) -> None:
     emulator = pytest.importorskip("gcp_storage_emulator.server")
     monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # read at import; asks by gRPC, with TLS

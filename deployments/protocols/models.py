@@ -53,6 +53,8 @@ def _card(id: str, model: Listing) -> dict[str, object]:
 POSTED = ("/infer", "/explain", "/generate", "/generate_stream")
 """What a path to a model may end with to have something done, and not to be told something."""
 SETTLED = ("ready", "failed", "unloaded")
+ANSWERING = ("ready", "unloaded")
+"""The states of models that answer; the second is loaded when it is asked for."""
 
 
 def health(models: Sequence[ModelStatus], came_up: Collection[str] = ()) -> Response:
@@ -61,9 +63,8 @@ def health(models: Sequence[ModelStatus], came_up: Collection[str] = ()) -> Resp
     A model that failed, or that loads again, does not take the server's readiness with it; its own
     readiness says why. `came_up` are the models that had come up, or failed, before.
     """
-    answering = ("ready", "unloaded")  # the second is loaded when it is asked for
     settled = all(model.state in SETTLED or model.name in came_up for model in models)
-    ready = settled and any(model.state in answering for model in models)
+    ready = settled and any(model.state in ANSWERING for model in models)
     listed = [
         {"name": m.name, "state": m.state, **({"progress": m.progress} if m.progress else {})}
         | ({"reason": m.failure} if m.failure else {})

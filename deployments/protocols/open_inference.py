@@ -119,7 +119,7 @@ def read_json(
     binary.check_empty()
     outputs = [RequestedOutput(_name(one, "outputs"), _parameters(one)) for one in _objects(given, "outputs")]
     id, parameters = given.get("id"), _parameters(given)
-    if not isinstance(id, str | None):
+    if not (id is None or isinstance(id, str)):
         raise BadRequest(f"id is {show(id)}; it is a string", param="id")
     _check_flag(parameters, "binary_data_output")
     for one in outputs:
@@ -179,14 +179,17 @@ def _name(given: dict[str, Any], key: str) -> str:
 
 def _parameters(given: dict[str, Any]) -> Parameters:
     found = given.get("parameters")
-    if not isinstance(found, dict | None):
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
         raise BadRequest(f"parameters is {show(found)}; it is an object", param="parameters")
-    return found or {}
+    return found
 
 
 def _check_flag(parameters: Parameters, key: str) -> None:
-    if not isinstance(parameters.get(key), bool | None):
-        raise BadRequest(f"parameter {key} is {show(parameters[key])}; it is true or false", param=key)
+    given = parameters.get(key)
+    if not (given is None or isinstance(given, bool)):
+        raise BadRequest(f"parameter {key} is {show(given)}; it is true or false", param=key)
 
 
 def write_json(response: InferResponse, request: InferRequest) -> tuple[Headers, bytes]:
@@ -206,10 +209,14 @@ def write_json(response: InferResponse, request: InferRequest) -> tuple[Headers,
             outputs.append(_write_binary(tensor, memoryview(pieces[-1]).nbytes))
         else:
             outputs.append(_write_output(tensor, wanted.get("content_type") == BASE64["content_type"]))
-    named = {"model_name": response.model_name, "model_version": response.model_version or None}
-    said = {"id": response.id_for(request), "parameters": dict(response.parameters) or None, "outputs": outputs}
-    kept = {key: value for key, value in (named | said).items() if value is not None}
-    head = orjson.dumps(kept, option=orjson.OPT_SERIALIZE_NUMPY)
+    said: dict[str, Any] = {"model_name": response.model_name}
+    if response.model_version:
+        said["model_version"] = response.model_version
+    said["id"] = response.id_for(request)
+    if response.parameters:
+        said["parameters"] = dict(response.parameters)
+    said["outputs"] = outputs
+    head = orjson.dumps(said, option=orjson.OPT_SERIALIZE_NUMPY)
     if not pieces:
         return [(b"content-type", b"application/json")], head
     length = (b"inference-header-content-length", str(len(head)).encode())
@@ -217,8 +224,10 @@ def write_json(response: InferResponse, request: InferRequest) -> tuple[Headers,
 
 
 def _described(tensor: Tensor, parameters: Parameters) -> dict[str, Any]:
-    described = {"name": tensor.name, "shape": tensor.array.shape, "datatype": tensor.datatype}
-    return described | ({"parameters": dict(parameters)} if parameters else {})
+    described: dict[str, Any] = {"name": tensor.name, "shape": tensor.array.shape, "datatype": tensor.datatype}
+    if parameters:
+        described["parameters"] = dict(parameters)
+    return described
 
 
 def _write_binary(tensor: Tensor, size: int) -> dict[str, Any]:
@@ -227,4 +236,6 @@ def _write_binary(tensor: Tensor, size: int) -> dict[str, Any]:
 
 def _write_output(tensor: Tensor, encoded: bool) -> dict[str, Any]:
     values, how = write_values(tensor, encoded)
-    return _described(tensor, {**tensor.parameters, **how}) | {"data": values}
+    described = _described(tensor, {**tensor.parameters, **how})
+    described["data"] = values
+    return described

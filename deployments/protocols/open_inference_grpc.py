@@ -29,7 +29,6 @@ from deployments.tensors import DTYPES, Tensor, convert, read_datatype, read_sha
 SERVICE = "inference.GRPCInferenceService"
 UNREAD = frozenset({"ModelInfer", "ModelStreamInfer"})
 """The RPCs whose methods are given each message as its bytes, and answer what has bytes."""
-WRITTEN = methodcaller("SerializeToString")
 _LENGTH = struct.Struct("<I")
 
 _CONTENTS: Mapping[Datatype, tuple[str, Datatype]] = {
@@ -166,12 +165,8 @@ class _Unregistered:
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
         """Add them as generic ones."""
-        given = {
-            name: handler._replace(request_deserializer=None, response_serializer=WRITTEN)
-            if name in UNREAD
-            else handler
-            for name, handler in handlers.items()
-        }
+        bare = {"request_deserializer": None, "response_serializer": methodcaller("SerializeToString")}
+        given = {name: one._replace(**bare) if name in UNREAD else one for name, one in handlers.items()}
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, given),))
 
 

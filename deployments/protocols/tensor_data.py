@@ -35,6 +35,8 @@ BASE64 = {"content_type": "base64"}
 """The parameters of a tensor whose BYTES are base64 in JSON: MLServer's convention, both ways."""
 
 _LENGTH = struct.Struct("<I")
+_WHOLE: set[type] = {bool, int, float}
+_FRACTIONS = _WHOLE | {NoneType}
 
 
 def read_values(
@@ -97,7 +99,7 @@ def _types(flat: list[Any], good: set[type]) -> str:
 def _numbers(name: str, datatype: Datatype, flat: list[Any]) -> Array:
     """JSON's numbers in the dtype that holds them as they are."""
     fractions = datatype in FLOATS
-    kinds, good = set(map(type, flat)), {bool, int, float} | ({NoneType} if fractions else set())
+    kinds, good = set(map(type, flat)), _FRACTIONS if fractions else _WHOLE
     if kinds - good:
         raise refusal(name, f"is {datatype}, so its data is numbers; found {_types(flat, good)}")
     if kinds == {bool}:

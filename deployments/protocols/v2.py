@@ -169,8 +169,8 @@ def prepare(
     """What a loaded engine is to work on. Raises `BadRequest` naming the tensor that is wrong."""
     specs = prediction.specs(engine)
     tensors = fit_all(given.inputs, specs)
-    wanted = tuple(one.name for one in given.outputs)
-    have = [one.name for one in specs.outputs]
+    wanted = tuple([one.name for one in given.outputs])
+    have = [one.name for one in specs.outputs] if wanted else []
     for name in wanted:
         if have and name not in have:
             raise BadRequest(f"unknown output {show(name)}; the model has {', '.join(have)}", param=name)

@@ -34,6 +34,7 @@ def test_what_is_imported_ahead_is_what_loading_imports(name: str) -> None:
         assert re.search(rf'(library|import_module)\("{library}"|import {library}\b|from {library} import', code)
 
 
+@pytest.mark.slow
 def test_libraries_imported_ahead_go_together_and_what_is_missing_is_left_out() -> None:
     """In a process of its own, also with TensorFlow, which is imported when a model of it is loaded."""
     code = """

@@ -226,6 +226,7 @@ def test_what_the_check_needs_is_said_where_it_is_missing(tmp_path: Path) -> Non
     assert "pip install pydantic psutil" in " ".join(said.split())
 
 
+@pytest.mark.slow
 def test_without_a_gpu_nothing_is_checked() -> None:
     with program() as running:
         _, said = running.communicate(timeout=120)

@@ -159,8 +159,8 @@ def test_health_by_grpcs_own_protocol(grpc_url: str) -> None:
             check("nope")
         assert unknown.value.code() is grpc.StatusCode.NOT_FOUND
         told = health.List(health_pb2.HealthListRequest(), timeout=10).statuses
-        assert told[""].status == told["embeddings"].status == states.SERVING
-        assert told["broken"].status == states.NOT_SERVING
+        assert {"", "embeddings", "broken", "many-0"} <= told.keys()
+        assert {name: one.status for name, one in told.items()} == {name: check(name) for name in told}
         watch = health.Watch(health_pb2.HealthCheckRequest(service="embeddings"), timeout=30)
         assert next(watch).status == states.SERVING
         watch.cancel()

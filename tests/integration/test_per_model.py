@@ -175,6 +175,9 @@ def test_grpc_needs_no_name_of_an_application(apart: Application) -> None:
             assert answer.as_numpy("input").tolist() == [b"a", b"b"]
         with pytest.raises(InferenceServerException, match="nope does not exist"):
             client.infer("nope", texts(tritonclient.grpc, "a"))
+        with pytest.raises(InferenceServerException, match="max_body") as large:
+            client.infer("identity", texts(tritonclient.grpc, "a" * (2 << 20)))
+        assert large.value.status() == "StatusCode.RESOURCE_EXHAUSTED"
         rows = tritonclient.grpc.InferInput("x", [3, 4], "FP64").set_data_from_numpy(np.array(IRIS_ROWS))
         assert client.infer("iris-at-times", [rows]).get_response().outputs[0].shape == [3]
 

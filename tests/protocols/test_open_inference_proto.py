@@ -76,6 +76,7 @@ def test_the_python_of_the_proto_is_as_it_is_made(tmp_path: Path) -> None:
     assert filecmp.cmpfiles(tmp_path, ROOT / "deployments" / "protocols", made, shallow=False) == (made, [], [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["{ours}; {theirs}", "{theirs}; {ours}"])
 def test_it_lives_with_tritonclients_in_one_process(order: str) -> None:
     imports = order.format(

@@ -139,6 +139,7 @@ small_demands = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(small_pools, small_demands)
 def test_what_brute_force_can_place_is_placed_and_nothing_is_over_committed(
