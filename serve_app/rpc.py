@@ -279,7 +279,7 @@ def _message_in(body: bytes) -> str:
 
 
 class Written(NamedTuple):
-    """A message that is written already; the call's framework asks every message for its bytes."""
+    """A message that is written already: Ray Serve asks every answer for its bytes."""
 
     body: bytes
 
