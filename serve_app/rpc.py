@@ -71,9 +71,7 @@ class OpenInferenceMethods:
     async def ModelReady(
         self, message: pb.ModelReadyRequest, grpc_context: RayServegRPCContext
     ) -> pb.ModelReadyResponse:
-        answer = await self._ask(grpc_context, "GET", f"{_path(message.name, message.version)}/ready")
-        if answer.status != 503:
-            _raise_unless_done(answer, grpc_context)
+        answer = await self._health(grpc_context, f"{_path(message.name, message.version)}/ready")
         return pb.ModelReadyResponse(ready=answer.status == 200)
 
     async def ServerMetadata(
@@ -170,25 +168,16 @@ class OpenInferenceMethods:
     ) -> health_pb2.HealthCheckResponse:
         """`grpc.health.v1.Health`: of the server, or of the model that `service` names."""
         path = "/v2/health/ready" if message.service in ("", SERVICE) else f"{_path(message.service)}/ready"
-        answer = await self._ask(grpc_context, "GET", path)
-        if answer.status != 503:
-            _raise_unless_done(answer, grpc_context)
-        state = health_pb2.HealthCheckResponse
-        return state(status=state.SERVING if answer.status == 200 else state.NOT_SERVING)
+        return _serving((await self._health(grpc_context, path)).status == 200)
 
     async def List(
         self, _message: health_pb2.HealthListRequest, grpc_context: RayServegRPCContext
     ) -> health_pb2.HealthListResponse:
         """The health of the server, whose name is empty, and of each model, as `Check` has them."""
         await self._admit(grpc_context)
-        answer = await self._ask(grpc_context, "GET", "/v2/health/ready")
-        if answer.status != 503:
-            _raise_unless_done(answer, grpc_context)
-        told = orjson.loads(answer.body)
-        serving = {"": told["ready"]} | {model["name"]: model["state"] in ANSWERING for model in told["models"]}
-        state = health_pb2.HealthCheckResponse
-        found = {name: state(status=state.SERVING if up else state.NOT_SERVING) for name, up in serving.items()}
-        return health_pb2.HealthListResponse(statuses=found)
+        told = orjson.loads((await self._health(grpc_context, "/v2/health/ready")).body)
+        up = {"": told["ready"]} | {model["name"]: model["state"] in ANSWERING for model in told["models"]}
+        return health_pb2.HealthListResponse(statuses={name: _serving(one) for name, one in up.items()})
 
     async def Watch(
         self, message: health_pb2.HealthCheckRequest, grpc_context: RayServegRPCContext
@@ -213,6 +202,13 @@ class OpenInferenceMethods:
     ) -> Answer:
         return await run_unary(self.http_app, _head(context, method, path, kind), body)
 
+    async def _health(self, context: RayServegRPCContext, path: str) -> Answer:
+        """What is at a path of readiness, where 503 is an answer and no error."""
+        answer = await self._ask(context, "GET", path)
+        if answer.status != 503:
+            _raise_unless_done(answer, context)
+        return answer
+
     async def _admit(self, context: RayServegRPCContext) -> None:
         """End a call that shows no key where one is needed. Raises `RpcRefused`."""
         _raise_unless_done(await self._ask(context, "GET", "/v2"), context)
@@ -227,6 +223,11 @@ class OpenInferenceMethods:
 def _filled(message: Made, fields: dict[str, Any]) -> Made:
     json_format.ParseDict(fields, message, ignore_unknown_fields=True)
     return message
+
+
+def _serving(up: bool) -> health_pb2.HealthCheckResponse:
+    state = health_pb2.HealthCheckResponse
+    return state(status=state.SERVING if up else state.NOT_SERVING)
 
 
 def _head_in(message: bytes) -> pb.ModelInferRequest | None:
