@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 BodyBytes = bytes | bytearray | npt.NDArray[np.uint8]
 """A body: bytes, a buffer that it was read into, or where it is large a read-only array over shared memory."""
 
+BODY = "serve_app.body"
+"""Where a scope has the whole body, if that is here as bytes: `receive` gives the same, and takes longer."""
 PIECE_BYTES = 1 << 20
 PACE_S = 0.001
 """What a piece costs the processes it passes, roughly; so far apart pieces of all streams together need not be."""
@@ -63,8 +65,8 @@ def new_id() -> str:
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{_VARIANT[digits[16]]}{digits[17:20]}-{digits[20:]}"
 
 
-def scope_of(head: Head) -> Scope:
-    """The ASGI scope of a carried request. `serve_app.timeout_s` is the time left for its answer to begin."""
+def scope_of(head: Head, body: BodyBytes) -> Scope:
+    """The ASGI scope of a request that is here. `serve_app.timeout_s` is the time left for its answer to begin."""
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.4"},
@@ -80,6 +82,7 @@ def scope_of(head: Head) -> Scope:
         "server": None,
         "state": {},
         "serve_app.timeout_s": head.timeout_s,
+        BODY: body if isinstance(body, bytes) else None,
     }
 
 
@@ -100,7 +103,7 @@ async def run_unary(app: ASGIApp, head: Head, body: BodyBytes) -> Answer:
             whole = not message.get("more_body", False)
 
     try:
-        await app(scope_of(head), receive_of(body), send)
+        await app(scope_of(head, body), receive_of(body), send)
     except Exception:
         if not whole:
             raise
@@ -150,7 +153,7 @@ async def _run(app: ASGIApp, head: Head, body: BodyBytes, queue: "_Messages") ->
     """Have the app's messages in the queue, and None after the last. Raises what the app raises."""
     # Not in a `finally`: a cancelled app must not wait for room in a queue that nobody reads.
     try:
-        await app(scope_of(head), receive_of(body), queue.put)
+        await app(scope_of(head, body), receive_of(body), queue.put)
     except Exception:
         await queue.put(None)
         raise

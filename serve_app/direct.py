@@ -15,11 +15,11 @@ from deployments.errors import ModelNotFound
 from deployments.replica import ModelReplica
 from deployments.settings import Frozen
 from serve_app import environment
-from serve_app.edge import Edge, declared_bytes
+from serve_app.edge import Edge
 from serve_app.gateway import OWN, answer_inline, head_of
 from serve_app.resolve import Graphed, ModelEntry, Routes, Target, host_label
 from serve_app.rpc import OpenInferenceMethods
-from serve_app.uploads import Room, read_body
+from serve_app.uploads import Room
 
 log = logging.getLogger("serve_app")
 
@@ -41,10 +41,11 @@ class DirectReplica(OpenInferenceMethods, ModelReplica):
         super().__init__(identities)
         (self._model,) = self._models.values()
         self._settings: DirectSettings | None = None
-        self._room = Room(lambda: self._settings.max_reading if self._settings else 0)
-        self.http_app = Edge(
-            self.answer, lambda: self._settings.max_body if self._settings else 0, environment.api_keys()
+        self._room = Room(
+            lambda: self._settings.max_body if self._settings else 0,
+            lambda: self._settings.max_reading if self._settings else 0,
         )
+        self.http_app = Edge(self.answer, environment.api_keys())
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Take over limits, names and the model's settings. What is not valid leaves the old in force."""
@@ -62,9 +63,7 @@ class DirectReplica(OpenInferenceMethods, ModelReplica):
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, answered by the model here."""
         target = self._target(scope)
-        expected = declared_bytes(scope)
-        with self._room.take(expected) as grow:
-            body = await read_body(receive, expected, grow)
+        async with self._room.held(scope, receive) as body:
             await answer_inline(self._model, head_of(scope, target), body, send)
 
     def _target(self, scope: Scope) -> Target:

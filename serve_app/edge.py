@@ -1,23 +1,21 @@
-"""What stands before the ingress: a request id, API keys, limits on headers and body, every error as an answer.
+"""What stands before the ingress: a request id, API keys, a limit on headers, every error as an answer.
 
 ASGI middleware around whichever application is the ingress. Knows nothing of models.
 """
 
 import hmac
 import logging
-from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.asgi import new_id
-from deployments.errors import BadRequest, BodyTimeout, HeadersTooLarge, PayloadTooLarge, ServeAppError, Unauthenticated
+from deployments.errors import HeadersTooLarge, ServeAppError, Unauthenticated
 from deployments.protocols.dialects import render
-from deployments.within import within
+from serve_app.uploads import ClientGone, declared_bytes
 
 log = logging.getLogger("serve_app")
 
 MAX_HEADER_BYTES = 64 << 10
-BODY_IDLE_S = 60.0
 REQUEST_ID = b"x-request-id"
 HOP_HEADERS = frozenset({b"x-request-timeout-seconds", b"x-request-disconnect-disabled"})
 """Ray Serve's own switches. It has read them by the time a request comes here; whatever a client switched off there,
@@ -30,19 +28,14 @@ OPEN = frozenset({"/v2/health/live", "/v2/health/ready"})
 """What a GET needs no key for: probes have none."""
 
 
-class ClientGone(Exception):
-    """The client hung up before its request was complete; there is nobody to answer."""
-
-
 class Edge:
     """Wraps an ASGI application: `app(scope, receive, send)` with the limits in force.
 
-    `max_body()` gives the largest body in bytes, asked for each request because it can change. Where there are
-    `keys`, a request shows one of them, which goes no further.
+    Where there are `keys`, a request shows one of them, which goes no further.
     """
 
-    def __init__(self, app: ASGIApp, max_body: Callable[[], int], keys: frozenset[bytes] = frozenset()) -> None:
-        self._app, self._max_body, self._keys = app, max_body, keys
+    def __init__(self, app: ASGIApp, keys: frozenset[bytes] = frozenset()) -> None:
+        self._app, self._keys = app, keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -68,7 +61,7 @@ class Edge:
             request_id = _admit_headers(scope)
             if self._keys:
                 check_key(scope, self._keys)
-            await self._app(scope, limited(scope, receive, self._max_body()), watched)
+            await self._app(scope, receive, watched)
         except ClientGone:
             log.info("request %s: the client went away", request_id)
         except ServeAppError as error:
@@ -118,44 +111,6 @@ def check_key(scope: Scope, keys: frozenset[bytes]) -> None:
 def _has_body(scope: Scope) -> bool:
     names = {name for name, _ in scope["headers"]}
     return b"transfer-encoding" in names or declared_bytes(scope) > 0
-
-
-def limited(scope: Scope, receive: Receive, max_body: int) -> Receive:
-    """`receive`, refusing a body over `max_body` bytes before it is read to the end; once it is, nothing but `receive`.
-
-    Raises `PayloadTooLarge`, `BodyTimeout` when nothing comes for a minute, `ClientGone`.
-    """
-    declared = declared_bytes(scope)
-    if declared > max_body:
-        raise PayloadTooLarge(f"the body is {declared} bytes; at most {max_body} (gateway.max_body)")
-    taken, whole = 0, False
-
-    async def checked() -> Message:
-        nonlocal taken, whole
-        if whole:  # whoever listens now listens for a disconnect, however long the answer takes
-            return await receive()
-        try:
-            with within(BODY_IDLE_S):
-                message = await receive()
-        except TimeoutError:
-            raise BodyTimeout(f"no more of the body came for {BODY_IDLE_S:.0f} s, after {taken} bytes") from None
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        taken += len(message.get("body", b""))
-        if taken > max_body:
-            raise PayloadTooLarge(f"the body is over {max_body} bytes (gateway.max_body)")
-        whole = not message.get("more_body", False)
-        return message
-
-    return checked
-
-
-def declared_bytes(scope: Scope) -> int:
-    """The body's length by its header; 0 where it comes in chunks. Raises `BadRequest` for what is no number."""
-    declared: bytes = dict(scope["headers"]).get(b"content-length", b"0")
-    if not declared.isdigit():
-        raise BadRequest(f"content-length {declared.decode('latin-1')!r} is not a number")
-    return int(declared)
 
 
 async def _answer(error: ServeAppError, path: str, send: Send) -> None:

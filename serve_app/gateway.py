@@ -27,7 +27,7 @@ from deployments.settings import Frozen, ModelIdentity
 from deployments.within import within
 from serve_app import environment
 from serve_app.carry import GRACE_S, Carrier, pack
-from serve_app.edge import Edge, declared_bytes
+from serve_app.edge import Edge
 from serve_app.graphs import documentation
 from serve_app.graphs.endpoint import Graphs
 from serve_app.graphs.spec import Graph
@@ -35,7 +35,7 @@ from serve_app.model import GATEWAY
 from serve_app.multipart import field_of
 from serve_app.resolve import API_ROUTES, Graphed, ModelEntry, Open, Own, Routes, Target
 from serve_app.rpc import OpenInferenceMethods
-from serve_app.uploads import Room, read_body
+from serve_app.uploads import Room
 
 log = logging.getLogger("serve_app")
 Found = TypeVar("Found")
@@ -81,12 +81,12 @@ class Gateway(OpenInferenceMethods):
         self._settings = GatewaySettings(models=(), max_body=0, max_reading=0)
         self._routes = Routes(())
         self._graphs = Graphs(self._carry)
-        self._room = Room(lambda: self._settings.max_reading)
+        self._room = Room(lambda: self._settings.max_body, lambda: self._settings.max_reading)
         self._own: ASGIApp = build_app("serve_app", [])
         self._adapters: dict[str, tuple[str, ...]] = {}
         self._learning: asyncio.Task[None] | None = None
         self._came_up: set[str] = set()
-        self.http_app = Edge(self.answer, lambda: self._settings.max_body, environment.api_keys())
+        self.http_app = Edge(self.answer, environment.api_keys())
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Take over names, routes and limits. Settings that are not valid leave the old ones in force."""
@@ -139,19 +139,17 @@ class Gateway(OpenInferenceMethods):
         headers = dict(reversed(scope["headers"]))
         host = headers.get(b"host", b"").decode("latin-1").lower()
         found = await self._known(lambda: self._routes.resolve(scope["path"], host, OWN))
-        if isinstance(found, Own):
-            own = {**scope, "path": found.root_path + found.path, "root_path": found.root_path}
-            await self._own(own, receive, send)
-            return
         if isinstance(found, Graphed) and await answer_probe(found, scope, send):
             return
-        expected = declared_bytes(scope)
-        with self._room.take(expected) as grow:
-            body = await read_body(receive, expected, grow)
+        async with self._room.held(scope, receive) as body:
+            if isinstance(found, Own):
+                own = {**scope, "path": found.root_path + found.path, "root_path": found.root_path}
+                await self._own(own, receive_of(body), send)
+                return
             if isinstance(found, Graphed):
                 await self._graphs.answer(found.name, scope, bytes(body), send)
                 return
-            target = await self._choose(found, scope, headers, body)
+            target = found if isinstance(found, Target) else await self._choose(found, scope, headers, body)
             head = head_of(scope, target)
             if hosted := self._inline.get(target.model.name):
                 await answer_inline(hosted, head, body, send)
@@ -170,11 +168,9 @@ class Gateway(OpenInferenceMethods):
             await self._carriers[model.deployment].carry(head, await pack(body), send)
 
     async def _choose(
-        self, target: Target | Open, scope: Scope, headers: Mapping[bytes, bytes], body: bytes | bytearray
+        self, target: Open, scope: Scope, headers: Mapping[bytes, bytes], body: bytes | bytearray
     ) -> Target:
         """The request's model, which its body or query names where nothing before it did."""
-        if isinstance(target, Target):
-            return target
         kind = headers.get(b"content-type", b"")
         name = await off_loop(len(body), lambda: model_named_in(kind, body))
         name = name or model_queried(scope["query_string"])
@@ -249,7 +245,7 @@ async def answer_inline(model: Model, head: Head, body: bytes | bytearray, send:
 
     try:
         with within(head.timeout_s + GRACE_S) as limit:
-            await model.streaming_app(scope_of(head), receive_of(body), begin)
+            await model.streaming_app(scope_of(head, body), receive_of(body), begin)
     except TimeoutError:
         raise DeadlineExceeded(f"{model.name} did not begin to answer within {head.timeout_s:g} s") from None
 

@@ -1,6 +1,5 @@
 """Limits, ids and errors before the ingress."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,27 +10,26 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
 from deployments.errors import BadRequest
-from serve_app import edge, environment
-from serve_app.edge import Edge, limited
-from serve_app.uploads import read_body
+from serve_app import environment
+from serve_app.edge import Edge
+from serve_app.uploads import Room
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
-    body = await read_body(receive, 0, lambda _: None)
     request = Request(scope)
     if request.url.path == "/refuse":
         raise BadRequest("no")
     if request.url.path == "/crash":
         raise RuntimeError("secret")
     headers = {name: value for name, value in request.headers.items() if name.startswith("x-")}
-    await PlainTextResponse(f"{len(body)} {headers}", headers={"x-request-id": "inner", "x-kept": "1"})(
-        scope, receive, send
-    )
+    async with Room(lambda: 1000, lambda: 1000).held(scope, receive) as body:
+        answer = PlainTextResponse(f"{len(body)} {headers}", headers={"x-request-id": "inner", "x-kept": "1"})
+        await answer(scope, receive, send)
 
 
 @pytest.fixture
 async def client() -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(Edge(echo, lambda: 1000))
+    transport = httpx.ASGITransport(Edge(echo))
     async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
         yield client
 
@@ -50,29 +48,6 @@ async def test_a_given_request_id_is_kept(client: httpx.AsyncClient) -> None:
     assert "'x-request-id': 'abc'" in (await client.post("/", headers={"x-request-id": "abc"})).text
 
 
-async def test_a_declared_body_over_the_limit_is_refused_unread(client: httpx.AsyncClient) -> None:
-    async def never() -> AsyncIterator[bytes]:
-        raise AssertionError("the body was read")
-        yield b""
-
-    answer = await client.post("/", content=never(), headers={"content-length": "1001"})
-    assert answer.status_code == 413
-    assert "at most 1000" in answer.json()["error"]["message"]
-
-
-async def test_a_chunked_body_over_the_limit_is_refused_before_its_end(client: httpx.AsyncClient) -> None:
-    sent = 0
-
-    async def endless() -> AsyncIterator[bytes]:
-        nonlocal sent
-        while sent < 100:
-            sent += 1
-            yield b"x" * 300
-
-    assert (await client.post("/", content=endless())).status_code == 413
-    assert sent == 4
-
-
 async def test_a_header_bomb_is_refused(client: httpx.AsyncClient) -> None:
     answer = await client.post("/", headers={f"h{i}": "x" * 1000 for i in range(70)})
     assert answer.status_code == 431
@@ -85,21 +60,6 @@ async def test_our_errors_are_answered_and_others_hidden(client: httpx.AsyncClie
     assert "secret" not in crashed.text
 
 
-async def test_a_body_that_stops_arriving_is_a_408(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(edge, "BODY_IDLE_S", 0.01)
-    sent: list[Any] = []
-
-    async def stalled() -> Any:
-        await asyncio.Event().wait()
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    scope = {"type": "http", "path": "/v1/embeddings", "method": "POST", "headers": [(b"content-length", b"10")]}
-    await Edge(echo, lambda: 1000)(scope, stalled, send)
-    assert sent[0]["status"] == 408
-
-
 async def test_a_client_that_hangs_up_is_nobodys_error() -> None:
     async def gone() -> Any:
         return {"type": "http.disconnect"}
@@ -107,27 +67,11 @@ async def test_a_client_that_hangs_up_is_nobodys_error() -> None:
     async def send(message: Any) -> None:
         raise AssertionError("nobody is there to answer")
 
-    scope = {"type": "http", "path": "/", "method": "POST", "headers": []}
-    await Edge(echo, lambda: 1000)(scope, gone, send)
-    with pytest.raises(edge.ClientGone):
-        await limited(scope, gone, 1000)()
-
-
-async def test_after_the_body_a_disconnect_is_heard_however_late(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serve_app.edge.BODY_IDLE_S", 0.01)
-    messages = [{"type": "http.request", "body": b"x", "more_body": False}, {"type": "http.disconnect"}]
-
-    async def receive() -> Any:
-        await asyncio.sleep(0.0 if len(messages) == 2 else 0.05)
-        return messages.pop(0)
-
-    checked = limited({"type": "http", "headers": []}, receive, 1000)
-    assert (await checked())["body"] == b"x"
-    assert (await checked())["type"] == "http.disconnect"
+    await Edge(echo)({"type": "http", "path": "/", "method": "POST", "headers": []}, gone, send)
 
 
 async def with_key(path: str, headers: dict[str, str]) -> httpx.Response:
-    transport = httpx.ASGITransport(Edge(echo, lambda: 1000, frozenset({b"k1", b"k2"})))
+    transport = httpx.ASGITransport(Edge(echo, frozenset({b"k1", b"k2"})))
     async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
         return await client.get(path, headers=headers)
 
@@ -160,7 +104,7 @@ async def test_probes_need_no_key() -> None:
 
 @pytest.mark.parametrize(("method", "body"), [("POST", b""), ("GET", b"{}"), ("POST", b"{}")])
 async def test_what_is_no_probe_needs_a_key_on_their_paths_too(method: str, body: bytes) -> None:
-    transport = httpx.ASGITransport(Edge(echo, lambda: 1000, frozenset({b"k1"})))
+    transport = httpx.ASGITransport(Edge(echo, frozenset({b"k1"})))
     async with httpx.AsyncClient(transport=transport, base_url="http://graph") as client:
         assert (await client.request(method, "/v2/health/live", content=body)).status_code == 401
 

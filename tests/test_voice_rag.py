@@ -70,7 +70,7 @@ async def shipped() -> AsyncIterator[dict[str, Served]]:
 @pytest.mark.slow
 async def test_a_question_asked_aloud_is_answered_aloud(shipped: dict[str, Served]) -> None:
     async def carry(name: str, head: Head, body: bytes, send: Send) -> None:
-        await shipped[name].streaming_app(scope_of(head), receive_of(body), send)
+        await shipped[name].streaming_app(scope_of(head, body), receive_of(body), send)
 
     async def speak(text: str) -> bytes:
         asked = orjson.dumps({"input": text, "response_format": "wav"})

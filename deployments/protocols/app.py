@@ -21,6 +21,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
+from deployments.asgi import BODY
 from deployments.engines import Task
 from deployments.errors import BadRequest, MethodNotAllowed, ModelNotFound, NotFound, ServeAppError
 from deployments.explainers import Explainer
@@ -122,6 +123,9 @@ async def off_loop(size: int, call: Callable[[], Piece]) -> Piece:
 
 async def whole_body(request: Request) -> bytes:
     """The body, as it came; after this there is nothing left to read. Raises `ClientDisconnect`."""
+    here: bytes | None = request.scope.get(BODY)
+    if here is not None:
+        return here
     parts: list[bytes] = []
     more = True
     while more:
@@ -133,10 +137,19 @@ async def whole_body(request: Request) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
+def header_of(request: Request, name: bytes) -> str | None:
+    """The first header of that name, in lower case; None where there is none. Starlette's way makes an object first."""
+    for key, value in request.scope["headers"]:
+        if key == name:
+            found: str = value.decode("latin-1")
+            return found
+    return None
+
+
 async def plain_body(request: Request, served: Configured) -> bytes:
     """The body, decompressed where `Content-Encoding` says so. Raises `BadRequest`, `PayloadTooLarge`."""
     body = await whole_body(request)
-    coding = request.headers.get("content-encoding")
+    coding = header_of(request, b"content-encoding")
     if not coding:
         return body
     opened = await run_in_threadpool(decompress, body, coding, served.settings.limits.max_decompressed)
@@ -222,37 +235,6 @@ def read_fields(form: FormData, shape: type[Body]) -> Body:
         return shape.model_validate(given)
     except ValidationError as error:
         raise explain(error) from None
-
-
-def form_body(shape: type[BaseModel], file: str) -> dict[str, object]:
-    """The OpenAPI description of a form with the fields of `shape` and a file."""
-    schema = whole_schema(shape)
-    schema["properties"][file] = {"type": "string", "format": "binary"}
-    schema["required"] = [*schema.get("required", []), file]
-    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
-
-
-def json_body(shape: type[BaseModel]) -> dict[str, object]:
-    """The OpenAPI description of a JSON body that a route reads by itself."""
-    schema = whole_schema(shape)
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
-
-
-def whole_schema(shape: type[BaseModel]) -> dict[str, Any]:
-    """The JSON schema of a model with those of its parts in their places: OpenAPI finds no `$defs` within a route."""
-    schema = shape.model_json_schema()
-    parts = schema.pop("$defs", {})
-
-    def placed(node: Any) -> Any:
-        if isinstance(node, list):
-            return [placed(one) for one in node]
-        if not isinstance(node, dict):
-            return node
-        own = {key: placed(value) for key, value in node.items() if key != "$ref"}
-        return placed(parts[node["$ref"].rpartition("/")[2]]) | own if "$ref" in node else own
-
-    found: dict[str, Any] = placed(schema)
-    return found
 
 
 def post(api: APIRouter, path: str, served: Served | None, **described: Any) -> Callable[[Endpoint], Endpoint]:

@@ -26,14 +26,13 @@ from deployments.protocols.app import (
     Served,
     as_list,
     event,
-    form_body,
-    json_body,
     json_response,
     post,
     preceded,
     read_fields,
     read_json,
 )
+from deployments.protocols.described import form_body, json_body
 from deployments.protocols.dialects import envelope
 from deployments.protocols.transcripts import Granularity, Transcript
 

@@ -25,7 +25,8 @@ from starlette.responses import Response
 
 from deployments.engines import EmbedEngine, Text
 from deployments.errors import BadRequest
-from deployments.protocols.app import Served, json_body, json_response, post, read_json
+from deployments.protocols.app import Served, json_response, post, read_json
+from deployments.protocols.described import json_body
 
 TokenIds = Annotated[list[StrictInt], Field(min_length=1)]
 FORMS = "give a text, a list of texts, a list of token ids, or a list of lists of token ids"

@@ -15,7 +15,8 @@ from starlette.responses import Response
 from deployments.errors import BadRequest, EngineError, NotImplementedHere
 from deployments.explainers import Explainer, Explanation, Question
 from deployments.protocols import v1, v2
-from deployments.protocols.app import Served, check_name, json_body, off_loop, post
+from deployments.protocols.app import Served, check_name, off_loop, post
+from deployments.protocols.described import json_body
 from deployments.protocols.open_inference import InferRequest
 from deployments.protocols.predictions import Asked, Prediction
 from deployments.protocols.rows import tensors_to_rows

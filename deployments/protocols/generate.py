@@ -23,12 +23,12 @@ from deployments.protocols.app import (
     HeldStream,
     Served,
     event,
-    json_body,
     json_response,
     post,
     preceded,
     read_json,
 )
+from deployments.protocols.described import json_body
 from deployments.protocols.dialects import envelope
 from deployments.protocols.hosted import Hosted, check_limits
 from deployments.protocols.v2_generate import GenerateParameters

@@ -98,6 +98,8 @@ def _read_contents(
 
 
 def _read_parameters(given: Mapping[str, pb.InferParameter]) -> dict[str, Any]:
+    if not given:
+        return {}
     parameters = {}
     for key, value in given.items():
         choice = value.WhichOneof("parameter_choice")

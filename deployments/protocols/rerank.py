@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
 from starlette.responses import Response
 
 from deployments.errors import BadRequest
-from deployments.protocols.app import Served, json_body, json_response, post, read_json
+from deployments.protocols.app import Served, json_response, post, read_json
+from deployments.protocols.described import json_body
 
 
 class RerankRequest(BaseModel):

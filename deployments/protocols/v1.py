@@ -15,13 +15,13 @@ from deployments.protocols import cloud_events
 from deployments.protocols.app import (
     Served,
     check_name,
-    json_body,
     json_response,
     off_loop,
     plain_body,
     post,
     read_object,
 )
+from deployments.protocols.described import json_body
 from deployments.protocols.predictions import Asked, Prediction
 
 PREDICT = "/v1/models/{model:path}:predict"

@@ -20,13 +20,14 @@ from deployments.protocols.app import (
     HeldStream,
     Served,
     check_name,
-    json_body,
+    header_of,
     off_loop,
     plain_body,
     post,
     preceded,
 )
 from deployments.protocols.compression import compress
+from deployments.protocols.described import json_body
 from deployments.protocols.open_inference import (
     InferRequest,
     InferResponse,
@@ -78,7 +79,8 @@ def router(prediction: Prediction[Any, Any], served: Served | None) -> APIRouter
     @post(api, f"{MODEL}/infer", served, openapi_extra=body, summary="Open Inference: tensors in, tensors out")
     @post(api, f"{MODEL}/versions/{{version}}/infer", served, openapi_extra=body, summary="Open Inference, a version")
     async def infer(request: Request) -> Response:
-        model, version = request.path_params["model"], request.path_params.get("version", "")
+        named = request.path_params
+        model, version = named["model"], named.get("version", "")
         found = check_name(served, model, version)
         with found.times.request() as marks:
             given = await read_request(request, found, model, version)
@@ -135,9 +137,9 @@ def _streamed(response: InferResponse, given: InferRequest) -> pb.ModelStreamInf
 async def read_request(request: Request, served: Configured, model: str, version: str) -> InferRequest:
     """The request in whichever form it came. Raises `BadRequest`."""
     body = await plain_body(request, served)
-    if request.headers.get("content-type") == PROTOBUF:
+    if header_of(request, b"content-type") == PROTOBUF:
         return await off_loop(len(body), lambda: _read_message(body))
-    length = read_header_length(request.headers.get("inference-header-content-length"))
+    length = read_header_length(header_of(request, b"inference-header-content-length"))
 
     def read() -> InferRequest:
         return read_json(body, length, model_name=model, model_version=version)
@@ -154,10 +156,10 @@ def _read_message(body: bytes) -> InferRequest:
 
 def write_response(request: Request, answer: InferResponse, asked: InferRequest) -> Response:
     """The answer in the form in which its request came."""
-    if request.headers.get("content-type") == PROTOBUF:
+    if header_of(request, b"content-type") == PROTOBUF:
         return Response(write_proto(answer, asked).SerializeToString(), media_type=PROTOBUF)
     headers, body = write_json(answer, asked)
-    more, body = compress(body, request.headers.get("accept-encoding"))
+    more, body = compress(body, header_of(request, b"accept-encoding"))
     response = Response(body)
     response.raw_headers = [*headers, *more, (b"content-length", str(len(body)).encode())]
     return response

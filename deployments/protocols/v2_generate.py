@@ -22,12 +22,12 @@ from deployments.protocols.app import (
     as_list,
     check_name,
     event,
-    json_body,
     json_response,
     post,
     preceded,
     read_json,
 )
+from deployments.protocols.described import json_body
 
 
 class GenerateParameters(ClientBody):

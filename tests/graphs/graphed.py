@@ -118,7 +118,7 @@ class World:
         self.graphs.become([Graph.model_validate({"name": "g", "nodes": nodes, **graph})])
 
     async def _carry(self, name: str, head: Head, body: bytes, send: Send) -> None:
-        await self.models[name](scope_of(head), receive_of(body), send)
+        await self.models[name](scope_of(head, body), receive_of(body), send)
 
     async def ask(self, body: Any, into: Answered | None = None, **headers: str) -> Answered:
         content = body if isinstance(body, bytes) else orjson.dumps(body)
