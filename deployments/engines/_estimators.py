@@ -3,7 +3,8 @@
 Knows nothing of requests or files.
 """
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,8 @@ MAX_DENSE = 1 << 24
 """Numbers in one answer that the model makes as a sparse matrix."""
 _DATATYPES: dict[str, Datatype] = {"b": "BOOL", "i": "INT64", "u": "INT64", "f": "FP64", "U": "BYTES", "O": "BYTES"}
 """By numpy's kinds of dtypes."""
+_OF_ARRAYS = {"_get_feature_names": None, "_nw_into_df_or_series": False}
+"""Functions of `sklearn.utils.validation` that ask narwhals, and their answer to an array."""
 _DTYPES: dict[str, Any] = {"BOOL": np.bool_, "INT64": np.int64, "FP64": np.float64, "BYTES": np.object_}
 
 
@@ -62,6 +65,30 @@ def declare_inputs(estimator: Any, asked: MatrixInput | None) -> Declared:
     datatype: Datatype = "BYTES" if texts else "FP64"
     row = _row([one.value if not texts or one.datatype == "BYTES" else str(one.value).encode() for one in columns])
     return Declared((TensorSpec(name=INPUT, datatype=datatype, shape=(-1, count)),), names, {INPUT: row[None]})
+
+
+def know_arrays() -> None:
+    """Have scikit-learn not ask narwhals whether a numpy array is a table.
+
+    Since scikit-learn 1.9 (scikit-learn#31127) it does so of every array, by some 160 calls: a third of a linear
+    model's time on a few rows. A version without these functions is left as it is.
+    """
+    from sklearn.utils import validation
+
+    for name, answer in _OF_ARRAYS.items():
+        ask = getattr(validation, name, None)
+        if ask is not None and not hasattr(ask, "__wrapped__"):
+            setattr(validation, name, _unless_array(ask, answer))
+
+
+def _unless_array(ask: Callable[[Any], Any], answer: Any) -> Callable[[Any], Any]:
+    """The function, whose answer to a plain numpy array is known."""
+
+    @functools.wraps(ask)
+    def asked(given: Any) -> Any:
+        return answer if type(given) is np.ndarray else ask(given)
+
+    return asked
 
 
 def read_texts(array: Array) -> Array:

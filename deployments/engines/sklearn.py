@@ -51,6 +51,7 @@ class Engine(RowsEngine):
         """Read the estimator, and call its methods once on a made-up row. Raises `LoadError`."""
         context.progress("importing scikit-learn")
         library("sklearn", "classic")
+        _estimators.know_arrays()
         file = find_file(path, options.file, _estimator_files.SKOPS, PICKLES)
         context.progress(f"reading {file.name}")
         self._model = _estimator_files.read(file, options.trust, options.trusted_types)

@@ -28,8 +28,9 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.multioutput import MultiOutputClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
+from sklearn.utils import validation
 
-from deployments.engines import LoadContext, PredictEngine
+from deployments.engines import LoadContext, PredictEngine, _estimators
 from deployments.engines.sklearn import Engine, Options
 from deployments.errors import BadRequest, EngineError, LoadError, QueueFull
 from deployments.specs import Array, TensorSpec
@@ -136,6 +137,37 @@ async def test_a_classifier_answers_as_the_estimator_does(serve: Callable[..., A
         np.testing.assert_array_equal(both["predict_proba"], model.predict_proba(IRIS))
         np.testing.assert_array_equal(both["predict"], both["output-0"])
         assert (await predict(engine, IRIS.astype(np.float32)))["output-0"].dtype == np.int64
+
+
+@pytest.mark.parametrize("given", [IRIS, IRIS.astype(np.float32), WORDS, np.array([], object)])
+def test_what_is_known_of_arrays_is_what_scikit_learn_finds_out(given: Array) -> None:
+    _estimators.know_arrays()
+    _estimators.know_arrays()
+    for name, answer in _estimators._OF_ARRAYS.items():
+        quick = getattr(validation, name)
+        assert quick(given) is answer
+        assert quick.__wrapped__(given) is answer
+        assert not hasattr(quick.__wrapped__, "__wrapped__")
+
+
+async def test_of_arrays_narwhals_is_not_asked_and_of_tables_it_is(
+    serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    is_table = validation.nw.dependencies.is_into_dataframe
+
+    def counted(given: Any) -> Any:
+        asked.append(given)
+        return is_table(given)
+
+    monkeypatch.setattr(validation.nw.dependencies, "is_into_dataframe", counted)
+    with serve(iris_model()) as engine:
+        asked.clear()
+        await predict(engine, IRIS[:2])
+        assert not asked
+        with pytest.warns(UserWarning, match="X has feature names"):
+            iris_model().predict(pd.DataFrame(IRIS, columns=list("abcd")))
+        assert asked
 
 
 async def test_labels_that_are_words_are_bytes(serve: Callable[..., Any]) -> None:
