@@ -19,6 +19,11 @@ _HTTP = re.compile(r"^frontend http_frontend\n[ \t]+bind [^\n]*\n", re.MULTILINE
 _OPEN = re.compile(r"^([ \t]+bind )\*?:(\d+)$", re.MULTILINE)
 LENGTH = "req.hdr_val(content-length) -m int"
 BUFFERED = f"    http-request wait-for-body time 60s if {{ {LENGTH} gt 0 }} {{ {LENGTH} le 15000 }}\n"
+IDENTIFIED = (
+    "    http-request set-header request_id %[req.hdr(x-request-id)] "
+    "if !{ req.hdr(request_id) -m found } { req.hdr(x-request-id) -m found }\n"
+    "    http-request set-header request_id %[uuid()] if !{ req.hdr(request_id) -m found }\n"
+)
 UNNAMED = f"    http-request set-header application {GATEWAY} if !{{ req.hdr(application) -m found }}\n"
 
 
@@ -29,13 +34,15 @@ def amended(config: str, local: bool) -> str:
       send it to another one where the first dies (`retry-on empty-response`, `environment.serving`).
     - A gRPC call that names no application is the gateway's. Ray sends it nowhere where there are several, and the
       clients of KServe and Triton name none.
+    - A gRPC call has an id, the client's `x-request-id` where it sent one: Ray would give it one that none of its
+      headers has, and the gateway another.
     - With `local`, what HAProxy opens on every address besides (statistics, metrics) is on 127.0.0.1 alone.
     """
     if BUFFERED in config:
         return config
     config = _HTTP.sub(lambda found: found[0] + BUFFERED, config)
-    if f"-m str {GATEWAY}\n" in config:
-        config = _GRPC.sub(lambda found: found[0] + UNNAMED, config)
+    named = f"-m str {GATEWAY}\n" in config
+    config = _GRPC.sub(lambda found: found[0] + IDENTIFIED + (UNNAMED if named else ""), config)
     return _OPEN.sub(r"\g<1>127.0.0.1:\2", config) if local else config
 
 

@@ -253,9 +253,9 @@ def _path(model: str, version: str = "") -> str:
 
 
 def _head(context: RayServegRPCContext, method: str, path: str, kind: str = PROTOBUF) -> Head:
-    """An HTTP request to `path` with the call's metadata as its headers."""
+    """An HTTP request to `path` with the call's metadata as its headers; its id is the one that Ray Serve answers."""
     headers = [
-        (key.encode(), value.encode() if isinstance(value, str) else value)
+        (b"x-request-id" if key == "request_id" else key.encode(), value.encode() if isinstance(value, str) else value)
         for key, value in context.invocation_metadata()
         if key not in NOT_CARRIED
     ]

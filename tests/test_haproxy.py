@@ -52,6 +52,7 @@ def test_haproxy_takes_what_it_is_given(tmp_path: Path, applications: list[str])
     assert checked.returncode == 0, checked.stderr
     assert config.count(haproxy.BUFFERED) == 1
     frontend = config.partition("frontend grpc_frontend")[2].partition("backend ")[0]
+    assert haproxy.IDENTIFIED in frontend
     assert (haproxy.UNNAMED in frontend) == ("gateway" in applications)
     assert haproxy.amended(config, local=True) == config
 

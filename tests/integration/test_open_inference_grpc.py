@@ -1,6 +1,7 @@
 """Open Inference over gRPC: codes, streams, deadlines, health, reflection, by Triton's client."""
 
 import queue
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -164,6 +165,21 @@ def test_health_by_grpcs_own_protocol(grpc_url: str) -> None:
         watch = health.Watch(health_pb2.HealthCheckRequest(service="embeddings"), timeout=30)
         assert next(watch).status == states.SERVING
         watch.cancel()
+
+
+@pytest.mark.parametrize("key", ["x-request-id", "request_id"])
+def test_a_calls_id_is_the_clients(grpc_url: str, key: str) -> None:
+    with grpc.insecure_channel(grpc_url) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+
+        def told(metadata: list[tuple[str, str]]) -> list[str]:
+            request = health_pb2.HealthCheckRequest()
+            _, call = health.Check.with_call(request, timeout=10, metadata=metadata)
+            return [value for name, value in call.trailing_metadata() if name == "request_id"]
+
+        assert told([(key, "mine")]) == ["mine"]
+        (made,) = told([])
+        assert str(uuid.UUID(made)) == made
 
 
 def test_reflection_describes_the_service(grpc_url: str) -> None:
