@@ -54,6 +54,7 @@ class Encoder:
         kind = KINDS[format]
         self._sink = _Sink()
         self._begun = format != "wav"
+        self._as_it_is = not kind.codec and rate_hz == RATE_HZ and speed == 1.0
         self._container: Any = None
         if kind.codec:
             self._container = av.open(
@@ -66,12 +67,16 @@ class Encoder:
 
     def add(self, pcm: PCM) -> bytes:
         """The bytes that can leave once these samples are known; perhaps none."""
+        if self._as_it_is:  # rounded as FFmpeg does, whose way takes a first piece 1 ms
+            return self._begin(np.rint(pcm * np.float32(32768)).clip(-32768, 32767).astype("<i2").tobytes())
         frame = _frame(pcm, self._rate_hz, self._taken)
         self._taken += len(pcm)
         return self._write(self._resampled(self._faster(frame)))
 
     def finish(self) -> bytes:
         """The last bytes. The encoder takes nothing more."""
+        if self._as_it_is:
+            return b""
         frames = [*self._resampled(self._faster(None)), *self._resampler.resample(None)]
         out = self._write(frames)
         if self._container:
@@ -96,7 +101,10 @@ class Encoder:
                 self._given += frame.samples
                 self._container.mux(self._stream.encode(frame))
             return self._sink.take()
-        out = b"".join(frame.to_ndarray().tobytes() for frame in frames)
+        return self._begin(b"".join(frame.to_ndarray().tobytes() for frame in frames))
+
+    def _begin(self, out: bytes) -> bytes:
+        """Samples, after a WAV's header where they are the first."""
         if out and not self._begun:
             self._begun = True
             return wav_header(UNKNOWN_BYTES) + out

@@ -3,10 +3,11 @@
 import io
 import wave
 
+import av
 import numpy as np
 import pytest
 
-from deployments.encoding import FORMATS, RATE_HZ, Encoder, Format, whole_wav
+from deployments.encoding import FORMATS, RATE_HZ, Encoder, Format, _frame, whole_wav
 from deployments.engines import PCM
 from tests.sounds import decoded, tone
 
@@ -50,6 +51,16 @@ def test_a_streamed_wav_has_one_header_of_unknown_length() -> None:
     assert data[4:8] == data[40:44] == b"\xff\xff\xff\xff"
     with wave.open(io.BytesIO(data)) as file:
         assert (file.getframerate(), file.getnchannels(), file.getsampwidth()) == (RATE_HZ, 1, 2)
+
+
+def test_samples_of_the_same_rate_are_rounded_as_ffmpeg_rounds_them() -> None:
+    pcm = np.concatenate(
+        [np.random.default_rng(0).normal(0, 0.5, 50_000), np.arange(-70_000, 70_000) / 65_536, [2, -2, 1, -1]]
+    ).astype(np.float32)
+    frames = av.AudioResampler(format="s16", layout="mono", rate=RATE_HZ).resample(_frame(pcm, RATE_HZ, 0))
+    encoder = Encoder("pcm", RATE_HZ)
+    assert encoder.add(pcm) + encoder.finish() == b"".join(one.to_ndarray().tobytes() for one in frames)
+    assert Encoder("wav", RATE_HZ).add(pcm[:0]) == b""
 
 
 def test_a_whole_wav_knows_its_length() -> None:
