@@ -16,10 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from openai import OpenAI
 
-from serve_app import instance
 from tests.engines.llama_checkpoint import ANSWERS, CONTEXT, LINES, make_tiny_lora
 from tests.integration.applications import Application
-from tests.integration.applications import running as running_application
 
 QUESTION = "What is the capital of France?"
 LONG: dict[str, Any] = {"prompt": "Once upon a", "max_tokens": CONTEXT - 1000, "extra_body": {"ignore_eos": True}}
@@ -292,14 +290,3 @@ def test_the_small_model_streams_what_it_says_whole(client: OpenAI) -> None:
         for choice in chunk.choices:
             streamed[choice.index] += choice.delta.content or ""
     assert streamed == texts
-
-
-def test_up_that_is_killed_takes_vllm_with_it(catalog: dict[str, Any], tmp_path: Path) -> None:
-    (model,) = (model for model in catalog["models"] if model["name"] == "llm")
-    with running_application(tmp_path / "catalog.yaml", {"name": "alone", "models": [model]}) as alone:
-        (core,) = engine_cores(alone)
-        session = alone.instance().session
-        alone.process.kill()
-        alone.process.wait(10)
-        alone.until(lambda: all(gone(process) for process in instance.processes(session)), 30)
-        assert gone(core)

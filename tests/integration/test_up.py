@@ -16,6 +16,7 @@ from tritonclient.utils import InferenceServerException
 
 from serve_app import instance
 from tests.integration.applications import COMMAND, Application
+from tests.integration.test_llm import engine_cores, gone
 
 BROKEN = {
     "name": "small",
@@ -50,9 +51,9 @@ def children_of(session: str) -> int:
     return len(instance.processes(session))
 
 
-def linger(application: Application) -> subprocess.Popen[bytes]:
+def linger(application: Application, deployment: str) -> subprocess.Popen[bytes]:
     """A process like vLLM's EngineCore: started inside the session, in a session of its own, parent gone."""
-    environment = psutil.Process(application.replicas("m")[0].pid).environ()
+    environment = psutil.Process(application.replicas(deployment)[0].pid).environ()
     return subprocess.Popen(["sleep", "600"], env=environment, start_new_session=True)
 
 
@@ -85,13 +86,27 @@ def check_who_is_let_in(small: Application) -> None:
         assert refused.value.status() == "StatusCode.UNAUTHENTICATED"
 
 
-@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL, "down", "down after SIGKILL of all"])
+def test_up_that_is_killed_takes_all_with_it(application: Application) -> None:
+    """vLLM's EngineCore too, and all models'. The last test that asks the session's application."""
+    (core,) = engine_cores(application)
+    session = application.instance().session
+    orphan = linger(application, "llm")
+    application.process.kill()
+    application.process.wait(10)
+    application.until(lambda: not children_of(session), 30)
+    assert gone(core)
+    assert orphan.wait(10) == -signal.SIGKILL
+    assert not listening(application.port)
+    assert not listening(application.grpc_port)
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, "down", "down after SIGKILL of all"])
 def test_no_process_and_no_port_is_left(small: Application, end: Any) -> None:
     if end == signal.SIGINT:  # of one of the applications that come up here
         check_what_it_shows(small)
         check_who_is_let_in(small)
     session = small.instance().session
-    orphan = linger(small)
+    orphan = linger(small, "m")
     haproxy = [p for p in instance.processes(session) if p.name() == "haproxy"]
     assert haproxy
     if end == "down":
