@@ -21,7 +21,8 @@ BodyBytes = bytes | bytearray | npt.NDArray[np.uint8]
 """A body: bytes, a buffer that it was read into, or where it is large a read-only array over shared memory."""
 
 BODY = "serve_app.body"
-"""Where a scope has the whole body, if that is here as bytes: `receive` gives the same, and takes longer."""
+"""Where a scope has the whole body, if that is here as bytes: `receive` gives the same, and takes longer. Whoever
+puts another `receive` in its place replaces this too."""
 PIECE_BYTES = 1 << 20
 PACE_S = 0.001
 """What a piece costs the processes it passes, roughly; so far apart pieces of all streams together need not be."""

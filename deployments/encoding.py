@@ -1,4 +1,4 @@
-"""Speech out: mono float32 PCM, piece by piece, to the bytes of an audio format, through FFmpeg (PyAV).
+"""Speech out: mono float32 PCM, piece by piece, to the bytes of an audio format, by FFmpeg (PyAV) where it changes.
 
 Every byte that can leave does so with the piece that completes it. Knows nothing of engines or HTTP.
 """

@@ -29,7 +29,7 @@ OPEN = frozenset({"/v2/health/live", "/v2/health/ready"})
 
 
 class Edge:
-    """Wraps an ASGI application: `app(scope, receive, send)` with the limits in force.
+    """Wraps an ASGI application: `app(scope, receive, send)` with its requests let in and its errors answered.
 
     Where there are `keys`, a request shows one of them, which goes no further.
     """

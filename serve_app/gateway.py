@@ -1,6 +1,6 @@
 """The ingress of the application: an ASGI app that resolves each request and has it carried.
 
-    edge (limits, ids, errors) → resolve (which model?) → carry (to its replica)
+    edge (keys, ids, errors) → resolve (which model?) → carry (to its replica)
 
 It answers itself only what is about all models at once: lists, health, docs.
 """
@@ -18,7 +18,7 @@ from python_multipart.multipart import parse_options_header
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from deployments.asgi import Head, receive_of, scope_of
+from deployments.asgi import BODY, Head, receive_of, scope_of
 from deployments.errors import DeadlineExceeded, MethodNotAllowed, ModelNotFound
 from deployments.model import Model, tidy_heap
 from deployments.protocols import ROUTERS, models
@@ -143,7 +143,7 @@ class Gateway(OpenInferenceMethods):
             return
         async with self._room.held(scope, receive) as body:
             if isinstance(found, Own):
-                own = {**scope, "path": found.root_path + found.path, "root_path": found.root_path}
+                own = {**scope, "path": found.root_path + found.path, "root_path": found.root_path, BODY: None}
                 await self._own(own, receive_of(body), send)
                 return
             if isinstance(found, Graphed):

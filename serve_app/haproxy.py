@@ -20,7 +20,7 @@ _OPEN = re.compile(r"^([ \t]+bind )\*?:(\d+)$", re.MULTILINE)
 LENGTH = "req.hdr_val(content-length) -m int"
 BUFFERED = f"    http-request wait-for-body time 60s if {{ {LENGTH} gt 0 }} {{ {LENGTH} le 15000 }}\n"
 IDENTIFIED = (
-    "    http-request set-header request_id %[req.hdr(x-request-id)] "
+    "    http-request set-header request_id %[req.fhdr(x-request-id)] "
     "if !{ req.hdr(request_id) -m found } { req.hdr(x-request-id) -m found }\n"
     "    http-request set-header request_id %[uuid()] if !{ req.hdr(request_id) -m found }\n"
 )
@@ -34,8 +34,7 @@ def amended(config: str, local: bool) -> str:
       send it to another one where the first dies (`retry-on empty-response`, `environment.serving`).
     - A gRPC call that names no application is the gateway's. Ray sends it nowhere where there are several, and the
       clients of KServe and Triton name none.
-    - A gRPC call has an id, the client's `x-request-id` where it sent one: Ray would give it one that none of its
-      headers has, and the gateway another.
+    - A gRPC call has an id, the client's `x-request-id` where it sent one: Ray looks for `request_id` only.
     - With `local`, what HAProxy opens on every address besides (statistics, metrics) is on 127.0.0.1 alone.
     """
     if BUFFERED in config:

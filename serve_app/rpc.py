@@ -28,8 +28,10 @@ SERVICERS = ["deployments.protocols.open_inference_grpc.add_services_to_server"]
 NOT_CARRIED = frozenset({"content-type", "te", "user-agent", "grpc-accept-encoding", "accept-encoding"}) | {
     "content-length",
     "transfer-encoding",
+    "request_id",
+    "x-request-id",
 }
-"""Metadata about the call's own transport."""
+"""Metadata about the call's own transport, and its id."""
 HEAD_TAGS = (b"\x0a", b"\x12", b"\x1a")
 """How fields 1 to 3 of a message begin where they are texts."""
 UNREADABLE = "the message is no ModelInferRequest: its bytes cannot be read"
@@ -255,10 +257,11 @@ def _path(model: str, version: str = "") -> str:
 def _head(context: RayServegRPCContext, method: str, path: str, kind: str = PROTOBUF) -> Head:
     """An HTTP request to `path` with the call's metadata as its headers; its id is the one that Ray Serve answers."""
     headers = [
-        (b"x-request-id" if key == "request_id" else key.encode(), value.encode() if isinstance(value, str) else value)
+        (key.encode(), value.encode() if isinstance(value, str) else value)
         for key, value in context.invocation_metadata()
         if key not in NOT_CARRIED
     ]
+    headers += [(b"x-request-id", value.encode()) for key, value in context.trailing_metadata() if key == "request_id"]
     return Head(method, path, "", b"", [*headers, (b"content-type", kind.encode())], None, 0.0)
 
 

@@ -1,5 +1,6 @@
-"""Limits, ids and errors before the ingress."""
+"""Keys, ids and errors before the ingress."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -10,7 +11,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
 from deployments.errors import BadRequest
-from serve_app import environment
+from serve_app import environment, uploads
 from serve_app.edge import Edge
 from serve_app.uploads import Room
 
@@ -58,6 +59,20 @@ async def test_our_errors_are_answered_and_others_hidden(client: httpx.AsyncClie
     crashed = await client.post("/crash")
     assert crashed.status_code == 500
     assert "secret" not in crashed.text
+
+
+async def test_a_body_that_stops_arriving_is_a_408(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "BODY_IDLE_S", 0.01)
+    sent: list[Any] = []
+
+    async def stalled() -> Any:
+        await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await Edge(echo)({"type": "http", "path": "/v1/embeddings", "method": "POST", "headers": []}, stalled, send)
+    assert sent[0]["status"] == 408
 
 
 async def test_a_client_that_hangs_up_is_nobodys_error() -> None:

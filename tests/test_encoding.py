@@ -7,7 +7,7 @@ import av
 import numpy as np
 import pytest
 
-from deployments.encoding import FORMATS, RATE_HZ, Encoder, Format, _frame, whole_wav
+from deployments.encoding import FORMATS, RATE_HZ, UNKNOWN_BYTES, Encoder, Format, _frame, wav_header, whole_wav
 from deployments.engines import PCM
 from tests.sounds import decoded, tone
 
@@ -60,7 +60,10 @@ def test_samples_of_the_same_rate_are_rounded_as_ffmpeg_rounds_them() -> None:
     frames = av.AudioResampler(format="s16", layout="mono", rate=RATE_HZ).resample(_frame(pcm, RATE_HZ, 0))
     encoder = Encoder("pcm", RATE_HZ)
     assert encoder.add(pcm) + encoder.finish() == b"".join(one.to_ndarray().tobytes() for one in frames)
-    assert Encoder("wav", RATE_HZ).add(pcm[:0]) == b""
+    wav = Encoder("wav", RATE_HZ)
+    pieces = [wav.add(pcm[:0]), wav.add(pcm[:7]), wav.add(pcm[7:9]), wav.finish()]
+    samples = Encoder("pcm", RATE_HZ).add(pcm[:9])
+    assert pieces == [b"", wav_header(UNKNOWN_BYTES) + samples[:14], samples[14:], b""]
 
 
 def test_a_whole_wav_knows_its_length() -> None:

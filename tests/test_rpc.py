@@ -21,13 +21,17 @@ TENSORS = pb.ModelInferRequest(raw_input_contents=[b"x" * 300]).SerializeToStrin
 class Context:
     """A call's context, as far as the methods know it."""
 
-    def __init__(self, **metadata: str) -> None:
+    def __init__(self, request_id: str = "", **metadata: str) -> None:
         self._metadata = tuple((key.replace("_", "-"), value) for key, value in metadata.items())
+        self._trailing = (("request_id", request_id), ("other", "x")) if request_id else ()
         self.code: grpc.StatusCode | None = None
         self.details = ""
 
     def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
         return self._metadata
+
+    def trailing_metadata(self) -> tuple[tuple[str, str], ...]:
+        return self._trailing
 
     def set_code(self, code: grpc.StatusCode) -> None:
         self.code = code
@@ -94,6 +98,14 @@ async def test_a_call_is_a_request_with_its_metadata_as_headers() -> None:
     assert (method, path) == ("POST", "/v2/models/BAAI/bge/versions/2/infer")
     assert headers == {"authorization": "Bearer x", "content-type": "application/x-protobuf"}
     assert body == message.SerializeToString()
+
+
+async def test_a_call_has_the_id_that_ray_serve_answers_and_no_other() -> None:
+    methods = Methods(200, b"")
+    context: Any = Context(request_id="ours", x_request_id="another")
+    await methods.ModelInfer(NAMED, context)
+    ((_, _, headers, _),) = methods.asked
+    assert headers == {"x-request-id": "ours", "content-type": "application/x-protobuf"}
 
 
 @pytest.mark.parametrize(

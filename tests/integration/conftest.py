@@ -187,6 +187,17 @@ def catalog(
     }
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those that ask the session's application come first, and then its end: the others need the cores it takes."""
+
+    def when(item: pytest.Item) -> int:
+        if "application" not in getattr(item, "fixturenames", ()):
+            return 2
+        return int(item.name == "test_up_that_is_killed_takes_all_with_it")
+
+    items.sort(key=when)
+
+
 @pytest.fixture(scope="session")
 def application(catalog: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Application]:
     with running(tmp_path_factory.mktemp("application") / "catalog.yaml", catalog) as application:

@@ -67,8 +67,9 @@ def test_an_answer_larger_than_a_grpc_message(url: str) -> None:
     assert len(answer.json()["data"]) == 1200
 
 
-def test_a_declared_body_over_the_limit_is_refused_before_it_is_sent(application: Application) -> None:
-    head = b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Length: 300000000\r\n\r\n"
+@pytest.mark.parametrize("path", [b"/v1/embeddings", b"/v2/repository/index", b"/graphs/kinds", b"/iris/v1/x"])
+def test_a_declared_body_over_the_limit_is_refused_before_it_is_sent(application: Application, path: bytes) -> None:
+    head = b"POST " + path + b" HTTP/1.1\r\nHost: x\r\nContent-Length: 300000000\r\n\r\n"
     with socket.create_connection(("127.0.0.1", application.port), timeout=10) as peer:
         peer.sendall(head + b"{")
         answer = peer.recv(65536)

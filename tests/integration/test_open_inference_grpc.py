@@ -177,7 +177,7 @@ def test_a_calls_id_is_the_clients(grpc_url: str, key: str) -> None:
             _, call = health.Check.with_call(request, timeout=10, metadata=metadata)
             return [value for name, value in call.trailing_metadata() if name == "request_id"]
 
-        assert told([(key, "mine")]) == ["mine"]
+        assert told([(key, "mine, too")]) == ["mine, too"]
         (made,) = told([])
         assert str(uuid.UUID(made)) == made
 

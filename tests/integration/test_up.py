@@ -87,10 +87,11 @@ def check_who_is_let_in(small: Application) -> None:
 
 
 def test_up_that_is_killed_takes_all_with_it(application: Application) -> None:
-    """vLLM's EngineCore too, and all models'. The last test that asks the session's application."""
+    """vLLM's EngineCore too. The last test that asks the session's application: see `pytest_collection_modifyitems`."""
     (core,) = engine_cores(application)
     session = application.instance().session
     orphan = linger(application, "llm")
+    assert [p for p in instance.processes(session) if p.name() == "haproxy"]
     application.process.kill()
     application.process.wait(10)
     application.until(lambda: not children_of(session), 30)
@@ -98,6 +99,7 @@ def test_up_that_is_killed_takes_all_with_it(application: Application) -> None:
     assert orphan.wait(10) == -signal.SIGKILL
     assert not listening(application.port)
     assert not listening(application.grpc_port)
+    assert "nothing of serve-app runs" in command("down", "--port", str(application.port)).stdout
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, "down", "down after SIGKILL of all"])
