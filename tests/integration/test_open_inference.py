@@ -174,6 +174,7 @@ def test_refusals_in_kserves_words(url: str, method: str, path: str, body: Any, 
     assert (status == 503) == ("retry-after" in answer.headers)
 
 
+@pytest.mark.usefixtures("application")  # which the clients ask that are found by their names
 @pytest.mark.parametrize("form", ["triton", "triton_http"])
 def test_what_a_client_asks_of_a_server(request: pytest.FixtureRequest, form: str) -> None:
     client = request.getfixturevalue(form)
@@ -193,6 +194,7 @@ def test_what_a_client_asks_of_a_server(request: pytest.FixtureRequest, form: st
     assert config["output"][0]["data_type"] == "TYPE_FP32"
 
 
+@pytest.mark.usefixtures("application")  # which the clients ask that are found by their names
 @pytest.mark.parametrize("form", ["triton", "triton_http"])
 def test_statistics_count_what_was_asked(request: pytest.FixtureRequest, form: str) -> None:
     client = request.getfixturevalue(form)
