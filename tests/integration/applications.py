@@ -113,6 +113,16 @@ def title(process: psutil.Process) -> str:
         return ""
 
 
+def engine_cores(application: Application) -> list[psutil.Process]:
+    (replica,) = application.replicas("llm")
+    return [child for child in replica.children(recursive=True) if "EngineCore" in " ".join(child.cmdline())]
+
+
+def gone(process: psutil.Process) -> bool:
+    """Whether it has ended, also where nobody has asked how."""
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
 @contextmanager
 def running(file: Path, catalog: dict[str, Any]) -> Iterator[Application]:
     application = Application(file, catalog)

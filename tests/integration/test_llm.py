@@ -9,7 +9,6 @@ from typing import Any
 
 import httpx
 import openai
-import psutil
 import pytest
 from anthropic import Anthropic
 from hypothesis import HealthCheck, given, settings
@@ -17,7 +16,7 @@ from hypothesis import strategies as st
 from openai import OpenAI
 
 from tests.engines.llama_checkpoint import ANSWERS, CONTEXT, LINES, make_tiny_lora
-from tests.integration.applications import Application
+from tests.integration.applications import Application, engine_cores, gone
 
 QUESTION = "What is the capital of France?"
 LONG: dict[str, Any] = {"prompt": "Once upon a", "max_tokens": CONTEXT - 1000, "extra_body": {"ignore_eos": True}}
@@ -250,16 +249,6 @@ async def test_streams_that_are_hung_up_on_are_aborted(url: str, application: Ap
         for stream in streams:
             await stream.close()
     application.until(lambda: running(url) == 0, 5)
-
-
-def engine_cores(application: Application) -> list[psutil.Process]:
-    (replica,) = application.replicas("llm")
-    return [child for child in replica.children(recursive=True) if "EngineCore" in " ".join(child.cmdline())]
-
-
-def gone(process: psutil.Process) -> bool:
-    """Whether it has ended, also where nobody has asked how."""
-    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
 @pytest.mark.parametrize("victim", ["core", "replica"])

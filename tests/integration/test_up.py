@@ -15,8 +15,7 @@ from openai import OpenAI
 from tritonclient.utils import InferenceServerException
 
 from serve_app import instance
-from tests.integration.applications import COMMAND, Application
-from tests.integration.test_llm import engine_cores, gone
+from tests.integration.applications import COMMAND, Application, engine_cores, gone
 
 BROKEN = {
     "name": "small",
