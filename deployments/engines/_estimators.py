@@ -4,6 +4,7 @@ Knows nothing of requests or files.
 """
 
 import functools
+import importlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -17,8 +18,12 @@ MAX_DENSE = 1 << 24
 """Numbers in one answer that the model makes as a sparse matrix."""
 _DATATYPES: dict[str, Datatype] = {"b": "BOOL", "i": "INT64", "u": "INT64", "f": "FP64", "U": "BYTES", "O": "BYTES"}
 """By numpy's kinds of dtypes."""
-_OF_ARRAYS = {"_get_feature_names": None, "_nw_into_df_or_series": False}
-"""Functions of `sklearn.utils.validation` that ask narwhals, and their answer to an array."""
+_OF_ARRAYS: dict[tuple[str, str], Callable[[tuple[Any, ...]], Any]] = {
+    ("validation", "_get_feature_names"): lambda _: None,
+    ("validation", "_nw_into_df_or_series"): lambda _: False,
+    ("_array_api", "_remove_non_arrays"): list,
+}
+"""Functions of modules of `sklearn.utils` that find out what they are given, and their answer to plain arrays."""
 _DTYPES: dict[str, Any] = {"BOOL": np.bool_, "INT64": np.int64, "FP64": np.float64, "BYTES": np.object_}
 
 
@@ -68,25 +73,28 @@ def declare_inputs(estimator: Any, asked: MatrixInput | None) -> Declared:
 
 
 def know_arrays() -> None:
-    """Have scikit-learn not ask narwhals whether a numpy array is a table.
+    """Have scikit-learn not find out, again and again for one call, that a plain numpy array is one.
 
-    Since scikit-learn 1.9 (scikit-learn#31127) it does so of every array, by some 160 calls: a third of a linear
-    model's time on a few rows. A version without these functions is left as it is.
+    Since scikit-learn 1.9 (scikit-learn#31127) it asks narwhals of every array, by some 160 calls: a third of a linear
+    model's time on a few rows; a sixth of the rest goes into telling arrays from tables and texts, eight times. A
+    version without these functions is left as it is.
     """
-    from sklearn.utils import validation
-
-    for name, answer in _OF_ARRAYS.items():
-        ask = getattr(validation, name, None)
+    for (module, name), answer in _OF_ARRAYS.items():
+        place = importlib.import_module(f"sklearn.utils.{module}")
+        ask = getattr(place, name, None)
         if ask is not None and not hasattr(ask, "__wrapped__"):
-            setattr(validation, name, _unless_array(ask, answer))
+            setattr(place, name, _unless_arrays(ask, answer))
 
 
-def _unless_array(ask: Callable[[Any], Any], answer: Any) -> Callable[[Any], Any]:
-    """The function, whose answer to a plain numpy array is known."""
+def _unless_arrays(ask: Callable[..., Any], answer: Callable[[tuple[Any, ...]], Any]) -> Callable[..., Any]:
+    """The function, whose answer is known where all that it is given is plain numpy arrays."""
 
     @functools.wraps(ask)
-    def asked(given: Any) -> Any:
-        return answer if type(given) is np.ndarray else ask(given)
+    def asked(*given: Any, **options: Any) -> Any:
+        for one in given:
+            if type(one) is not np.ndarray:
+                return ask(*given, **options)
+        return answer(given)
 
     return asked
 

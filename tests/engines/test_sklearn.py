@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import importlib
 import logging
 import os
 import pickle
@@ -28,7 +29,7 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.multioutput import MultiOutputClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
-from sklearn.utils import validation
+from sklearn.utils import _array_api, validation
 
 from deployments.engines import LoadContext, PredictEngine, _estimators
 from deployments.engines.sklearn import Engine, Options
@@ -139,15 +140,30 @@ async def test_a_classifier_answers_as_the_estimator_does(serve: Callable[..., A
         assert (await predict(engine, IRIS.astype(np.float32)))["output-0"].dtype == np.int64
 
 
+def known_of_arrays() -> Iterator[tuple[Any, str]]:
+    """The functions of scikit-learn whose answers to arrays are known: where each is, and its name."""
+    for module, name in _estimators._OF_ARRAYS:
+        yield importlib.import_module(f"sklearn.utils.{module}"), name
+
+
 @pytest.mark.parametrize("given", [IRIS, IRIS.astype(np.float32), WORDS, np.array([], object)])
 def test_what_is_known_of_arrays_is_what_scikit_learn_finds_out(given: Array) -> None:
     _estimators.know_arrays()
     _estimators.know_arrays()
-    for name, answer in _estimators._OF_ARRAYS.items():
-        quick = getattr(validation, name)
-        assert quick(given) is answer
-        assert quick.__wrapped__(given) is answer
+    for place, name in known_of_arrays():
+        quick = getattr(place, name)
+        assert quick(given) == quick.__wrapped__(given)
         assert not hasattr(quick.__wrapped__, "__wrapped__")
+
+
+def test_what_is_no_array_is_still_sorted_out() -> None:
+    _estimators.know_arrays()
+    table, sparse = pd.DataFrame(IRIS), TfidfVectorizer().fit_transform(["some words"])
+    left = _array_api._remove_non_arrays(IRIS, None, "a text", [1], table, sparse, SPECIES)
+    assert [id(one) for one in left] == [id(IRIS), id(SPECIES)]
+    kept = _array_api._remove_non_arrays(IRIS, None, remove_none=False)
+    assert kept == [IRIS, None]
+    assert _array_api._remove_non_arrays() == []
 
 
 async def test_of_arrays_narwhals_is_not_asked_and_of_tables_it_is(
@@ -161,9 +177,9 @@ async def test_of_arrays_narwhals_is_not_asked_and_of_tables_it_is(
         return is_table(given)
 
     monkeypatch.setattr(validation.nw.dependencies, "is_into_dataframe", counted)
-    for name in _estimators._OF_ARRAYS:  # as they are before an engine is loaded
-        known = getattr(validation, name)
-        monkeypatch.setattr(validation, name, getattr(known, "__wrapped__", known))
+    for place, name in known_of_arrays():  # as they are before an engine is loaded
+        known = getattr(place, name)
+        monkeypatch.setattr(place, name, getattr(known, "__wrapped__", known))
     with serve(iris_model()) as engine:
         asked.clear()
         await predict(engine, IRIS[:2])
