@@ -20,6 +20,7 @@ from deployments.engines._torch import (
     TorchOptions,
     check_max_length,
     model_arguments,
+    pack,
     pad,
     reading_weights,
     too_long,
@@ -60,6 +61,7 @@ class Engine:
         self._compute_on = Compute.choose(options, context)
         with reading_weights(context.progress):
             self._model = CrossEncoder(str(path), **model_arguments(options, self._compute_on)).eval()
+            pack(self._model, self._compute_on)
         if self._model.num_labels != 1:
             raise LoadError(f"a reranker has one label, this model has {self._model.num_labels}")
         self._options = options

@@ -20,6 +20,7 @@ from deployments.engines._torch import (
     TorchOptions,
     check_max_length,
     model_arguments,
+    pack,
     pad,
     reading_weights,
     too_long,
@@ -71,6 +72,7 @@ class Engine:
             self._model = SentenceTransformer(
                 str(path), prompts=options.prompts or None, **model_arguments(options, self._compute_on)
             ).eval()
+            pack(self._model, self._compute_on)
         if not hasattr(self._model.tokenizer, "pad"):
             raise LoadError("the model has no text tokenizer; this engine embeds text only")
         self._options = options

@@ -1,0 +1,72 @@
+"""Linear layers on weights packed for oneDNN, where that is faster than what torch multiplies matrices by.
+
+On an x86 CPU that is MKL for float32, which uses AVX-512 on Intel's processors only. See docs/adr/0022. Knows no task.
+"""
+
+import functools
+import platform
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+ENCODERS = frozenset("albert bert camembert deberta-v2 distilbert electra modernbert mpnet roberta xlm-roberta".split())
+"""Architectures that call their linear layers, and look at the weights of none."""
+ROWS, WIDTH = 128, 768
+"""The multiplication by which the two are compared: some sentences in a small encoder."""
+WORTH = 0.8
+"""Packing is to take at most this share of the time, or the weights stay as they are."""
+Multiply = Callable[["torch.Tensor"], "torch.Tensor"]
+
+
+def pack_linears(model: "torch.nn.Module") -> None:
+    """Have the float32 linear layers of the encoders in a model that is on a CPU compute faster, if they can.
+
+    The results are equal but for rounding. The layers' own weights are given free.
+    """
+    from transformers import PreTrainedModel
+
+    encoders = [one for one in model.modules() if isinstance(one, PreTrainedModel)]
+    for encoder in encoders if is_faster() else ():
+        if encoder.config.model_type in ENCODERS:
+            _pack(encoder)
+
+
+def _pack(encoder: "torch.nn.Module") -> None:
+    import torch
+
+    for layer in encoder.modules():
+        if type(layer) is torch.nn.Linear and "weight" in layer._parameters and layer.weight.dtype == torch.float32:
+            layer.forward = packed(layer.weight, layer.bias)  # type: ignore[assignment, method-assign]
+            del layer.weight
+
+
+def packed(weight: "torch.Tensor", bias: "torch.Tensor | None") -> Multiply:
+    """`x @ weight.T + bias` of float32 `[..., in]`, for `weight` `[out, in]` and `bias` `[out]`."""
+    import torch
+
+    multiply = torch.ops.mkldnn._linear_pointwise
+    held, added = torch.ops.mkldnn._reorder_linear_weight(weight.detach()), None if bias is None else bias.detach()
+    return lambda given: multiply(given, held, added, "none", [], "")
+
+
+@functools.cache
+def is_faster() -> bool:
+    """Whether this machine multiplies by packed weights in clearly less time, found out by doing so for some ms."""
+    import torch
+
+    if platform.machine() not in ("x86_64", "AMD64") or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return False
+    rows, weight = torch.ones(ROWS, WIDTH), torch.ones(WIDTH, WIDTH)
+    by_packed = packed(weight, None)
+    with torch.inference_mode():
+        took_s = [(_seconds(lambda: by_packed(rows)), _seconds(lambda: torch.mm(rows, weight))) for _ in range(9)]
+    return min(one for one, _ in took_s) < WORTH * min(other for _, other in took_s)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    began_s = time.perf_counter()
+    work()
+    return time.perf_counter() - began_s
