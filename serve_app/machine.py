@@ -118,11 +118,14 @@ def free_block(size: int) -> int:
     raise MachineError(f"No {size} adjoining ports between 12000 and 32000 are free.")
 
 
-def free_port(preferred: int = 0) -> int:
-    """A TCP port that nothing listens on: the preferred one if it is free."""
+def free_port(preferred: int = 0, otherwise: int = 0) -> int:
+    """A TCP port that nothing listens on: the preferred one if it is free, else the other.
+
+    0 is one that the system hands out, and until something listens on it, that may become a connection's.
+    """
     with socket.socket() as probe:
         try:
             probe.bind(("127.0.0.1", preferred))
         except OSError:
-            probe.bind(("127.0.0.1", 0))
+            probe.bind(("127.0.0.1", otherwise))
         return int(probe.getsockname()[1])

@@ -29,6 +29,9 @@ from serve_app.instance import Instance
 RAY_START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 30.0
 POLL_S = 0.5
+RAY_PORTS = 5
+"""How many ports Ray itself takes, beside those of `environment.PORTS`: of its head, dashboard, metrics, dashboard's
+agent, and client server."""
 
 
 class StartError(ServeAppError):
@@ -49,15 +52,16 @@ def up(name: str, host: str, port: int, grpc_port: int, console: Console) -> int
     signal.signal(signal.SIGINT, _stop)
     signal.signal(signal.SIGHUP, _stop)
     began_s = time.monotonic()
+    first = machine.free_block(RAY_PORTS + environment.PORTS)
     this = Instance(
         session=uuid.uuid4().hex,
         up_pid=psutil.Process().pid,
         host=host,
         port=port,
         grpc_port=grpc_port,
-        ray_port=machine.free_port(),
-        dashboard_port=machine.free_port(8265),
-        metrics_port=machine.free_port(8080),
+        ray_port=first,
+        dashboard_port=machine.free_port(8265, first + 1),
+        metrics_port=machine.free_port(8080, first + 2),
         token=secrets.token_hex(32),
         catalog=str(catalogs.find(name).resolve()),
     )
@@ -114,16 +118,15 @@ def _check(catalog: Catalog, host: str, port: int, grpc_port: int) -> None:
 def _start_ray(this: Instance) -> subprocess.Popen[bytes]:
     folder = instance.new_folder(this.port)
     this.write()
-    first_port = machine.free_block(environment.PORTS)
     command = [
         *(sys.executable, "-m", "serve_app.supervisor", str(this.port), "--"),
         *(str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--disable-usage-stats"),
         "--node-ip-address=127.0.0.1",
         f"--port={this.ray_port}",
         f"--dashboard-port={this.dashboard_port}",
-        f"--dashboard-agent-listen-port={machine.free_port()}",
+        f"--dashboard-agent-listen-port={this.ray_port + 3}",
         f"--metrics-export-port={this.metrics_port}",
-        f"--ray-client-server-port={machine.free_port()}",
+        f"--ray-client-server-port={this.ray_port + 4}",
         *("--min-worker-port=0", "--max-worker-port=0"),
         f"--num-cpus={machine.cpus()}",
         f"--num-gpus={machine.gpus()}",
@@ -136,7 +139,7 @@ def _start_ray(this: Instance) -> subprocess.Popen[bytes]:
         command,
         stdin=subprocess.PIPE,
         start_new_session=True,
-        env=environment.for_ray(this.session, this.token, str(folder), first_port),
+        env=environment.for_ray(this.session, this.token, str(folder), this.ray_port + RAY_PORTS),
     )
 
 

@@ -60,3 +60,12 @@ def test_a_port_in_use_names_the_process() -> None:
 
 def test_a_free_port_is_free() -> None:
     machine.check_port("127.0.0.1", machine.free_port(), "--port")
+
+
+def test_in_place_of_a_port_that_is_taken_comes_the_other() -> None:
+    first = machine.free_block(2)
+    assert machine.free_port(first, first + 1) == first
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", first))
+        taken.listen()
+        assert machine.free_port(first, first + 1) == first + 1
