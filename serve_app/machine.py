@@ -2,6 +2,7 @@
 
 import random
 import socket
+from collections.abc import Collection
 
 import psutil
 
@@ -106,14 +107,15 @@ def _holder(port: int) -> str | None:
         return None
 
 
-def free_block(size: int) -> int:
-    """The first of `size` adjoining TCP ports, below the range that systems hand out, that nothing listens on.
+def free_block(size: int, apart_from: Collection[int] = ()) -> int:
+    """The first of `size` adjoining TCP ports, below those that Linux hands out by default, that nothing listens on.
 
     Chosen at random, so that two that start together do not choose the same.
     """
     for _ in range(100):
         first = random.randrange(12_000, 32_000 - size, size)  # noqa: S311  # not secret
-        if all(free_port(port) == port for port in range(first, first + size)):
+        block = range(first, first + size)
+        if all(port not in apart_from and free_port(port) == port for port in block):
             return first
     raise MachineError(f"No {size} adjoining ports between 12000 and 32000 are free.")
 

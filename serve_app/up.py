@@ -52,7 +52,7 @@ def up(name: str, host: str, port: int, grpc_port: int, console: Console) -> int
     signal.signal(signal.SIGINT, _stop)
     signal.signal(signal.SIGHUP, _stop)
     began_s = time.monotonic()
-    first = machine.free_block(RAY_PORTS + environment.PORTS)
+    first = machine.free_block(RAY_PORTS + environment.PORTS, apart_from=(port, grpc_port))
     this = Instance(
         session=uuid.uuid4().hex,
         up_pid=psutil.Process().pid,

@@ -1,6 +1,7 @@
 """What a machine has against what a catalog asks for, and who holds a port."""
 
 import os
+import random
 import socket
 from typing import Any
 
@@ -69,3 +70,12 @@ def test_in_place_of_a_port_that_is_taken_comes_the_other() -> None:
         taken.bind(("127.0.0.1", first))
         taken.listen()
         assert machine.free_port(first, first + 1) == first + 1
+
+
+def test_a_block_leaves_out_the_ports_that_are_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = machine.free_block(3)
+    chosen = iter([first, first, first + 3])
+    monkeypatch.setattr(random, "randrange", lambda *_: next(chosen))
+    monkeypatch.setattr(machine, "free_port", lambda port: port)
+    assert machine.free_block(3, apart_from=(first + 2, first + 7)) == first + 3
+    assert next(chosen, None) is None

@@ -80,7 +80,10 @@ def know_arrays() -> None:
     version without these functions is left as it is.
     """
     for (module, name), answer in _OF_ARRAYS.items():
-        place = importlib.import_module(f"sklearn.utils.{module}")
+        try:
+            place = importlib.import_module(f"sklearn.utils.{module}")
+        except ModuleNotFoundError:
+            continue
         ask = getattr(place, name, None)
         if ask is not None and not hasattr(ask, "__wrapped__"):
             setattr(place, name, _unless_arrays(ask, answer))

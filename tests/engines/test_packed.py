@@ -1,5 +1,6 @@
 """Packed linear layers against those that they replace."""
 
+import os
 import platform
 import time
 from collections.abc import Iterator
@@ -33,7 +34,10 @@ def faster(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def measured_anew() -> Iterator[None]:
     _packed.is_faster.cache_clear()
-    yield
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv(*_packed.CACHED)
+        patched.delenv(_packed.CACHED[0])  # and is as it was after the test
+        yield
     _packed.is_faster.cache_clear()
 
 
@@ -125,6 +129,7 @@ def test_what_is_faster_is_found_out_by_doing_it(monkeypatch: pytest.MonkeyPatch
         else:
             patched.setattr(torch, "mm", slow)
         assert _packed.is_faster() is faster
+        assert os.environ[_packed.CACHED[0]] == "64"
     assert _packed.is_faster() is faster  # it is not found out again
 
 
