@@ -32,24 +32,20 @@ def pack_linears(model: "torch.nn.Module") -> None:
 
     The results are equal but for rounding, and the memory is what it was: the file that the weights are in is let go.
     """
+    import torch
     from transformers import PreTrainedModel
 
     encoders = [one for one in model.modules() if isinstance(one, PreTrainedModel)]
-    known = [one for one in encoders if one.config.model_type in ENCODERS]
-    if known and is_faster():
-        log.info("this CPU multiplies faster by packed weights")
-        for encoder in known:
-            _pack(encoder)
-
-
-def _pack(encoder: "torch.nn.Module") -> None:
-    import torch
-
-    for layer in encoder.modules():
-        if type(layer) is torch.nn.Linear and "weight" in layer._parameters and layer.weight.dtype == torch.float32:
-            layer.forward = packed(layer.weight, layer.bias)  # type: ignore[assignment, method-assign]
-            del layer.weight, layer.bias
-    for left in encoder.parameters():
+    inside = {part for one in encoders if one.config.model_type in ENCODERS for part in one.modules()}
+    layers = [part for part in inside if type(part) is torch.nn.Linear and hasattr(part, "weight")]
+    layers = [layer for layer in layers if layer.weight.dtype == torch.float32]
+    if not layers or not is_faster():
+        return
+    log.info("this CPU multiplies faster by packed weights")
+    for layer in layers:
+        layer.forward = packed(layer.weight, layer.bias)  # type: ignore[assignment, method-assign]
+        del layer.weight, layer.bias
+    for left in model.parameters():
         left.data = left.data.clone()  # which may be a view of the whole file in memory
 
 
