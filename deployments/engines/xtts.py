@@ -22,6 +22,7 @@ import numpy as np
 from pydantic import Field
 
 from deployments.engines import PCM, LoadContext, Task, Voice
+from deployments.engines._packed import pack_convolutions
 from deployments.engines._threads import Cancelled, Turns, stream
 from deployments.engines._torch import Compute
 from deployments.engines._voices import Sample, Voices
@@ -235,6 +236,8 @@ def _read_model(path: Path, device: "torch.device") -> Any:
     for module in model.hifigan_decoder.modules():
         if is_parametrized(module, "weight"):  # by weight norm, which would be computed anew for each chunk
             remove_parametrizations(module, "weight")
+    if device.type == "cpu":
+        pack_convolutions(model.hifigan_decoder.waveform_decoder)
     return model.to(device)
 
 

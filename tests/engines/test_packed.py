@@ -1,9 +1,9 @@
-"""Packed linear layers against those that they replace."""
+"""Packed layers against those that they replace."""
 
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from sentence_transformers import CrossEncoder, SentenceTransformer
 from transformers import AutoConfig, AutoModel
 
 from deployments.engines import _packed, cross_encoder, sentence_transformers
-from deployments.engines._packed import ENCODERS, pack_linears
+from deployments.engines._packed import ENCODERS, pack_convolutions, pack_linears
 from tests.engines.loading import loaded
 
 SIZES = {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
@@ -96,6 +96,54 @@ def test_a_layer_takes_what_linear_takes(shape: tuple[int, ...], bias: bool) -> 
         torch.testing.assert_close(by_packed(given), layer(given))
         turned = given.transpose(0, max(given.ndim - 2, 0))
         torch.testing.assert_close(by_packed(turned), layer(turned))
+
+
+CONVOLUTIONS = [
+    lambda: torch.nn.Conv1d(6, 5, 3),
+    lambda: torch.nn.Conv1d(6, 6, 7, padding=9, dilation=3),
+    lambda: torch.nn.Conv1d(6, 4, 4, stride=2, padding=1, groups=2, bias=False),
+    lambda: torch.nn.ConvTranspose1d(6, 5, 3),
+    lambda: torch.nn.ConvTranspose1d(6, 3, 16, stride=8, padding=4),
+    lambda: torch.nn.ConvTranspose1d(6, 4, 5, stride=3, padding=1, output_padding=2, groups=2, dilation=2, bias=False),
+]
+
+
+@pytest.mark.parametrize("make", CONVOLUTIONS)
+def test_a_packed_convolution_makes_the_same_of_sound_of_any_length(make: Callable[[], torch.nn.Module]) -> None:
+    layer, reference = make(), make()
+    reference.load_state_dict(layer.state_dict())
+    for _ in range(2):  # the second time there is nothing left to do
+        pack_convolutions(torch.nn.Sequential(layer))
+        assert ("forward" in vars(layer)) == (platform.machine() in ("x86_64", "AMD64"))
+    with torch.inference_mode():
+        for shape in [(1, 6, 64), (1, 6, 5), (3, 6, 700), (6, 9)]:
+            given = torch.randn(shape)
+            torch.testing.assert_close(layer(given), reference(given), atol=1e-5, rtol=1e-5)
+            turned = torch.randn(*shape[:-2], shape[-1], 6).transpose(-1, -2)
+            torch.testing.assert_close(layer(turned), reference(turned), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        torch.nn.Conv1d(6, 5, 3, padding="same"),
+        torch.nn.Conv1d(6, 5, 3, padding=1, padding_mode="circular"),
+        torch.nn.Conv1d(6, 5, 3, dtype=torch.bfloat16),
+        torch.nn.Conv2d(6, 5, 3),
+        torch.nn.utils.parametrizations.weight_norm(torch.nn.Conv1d(6, 5, 3)),
+    ],
+)
+def test_other_convolutions_stay_as_they_are(layer: torch.nn.Module) -> None:
+    pack_convolutions(layer)
+    assert hasattr(layer, "weight")
+    assert "forward" not in vars(layer)
+
+
+def test_convolutions_on_other_processors_than_x86_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    layer = torch.nn.Conv1d(6, 5, 3)
+    pack_convolutions(layer)
+    assert hasattr(layer, "weight")
 
 
 @pytest.mark.usefixtures("faster")
