@@ -14,13 +14,13 @@ PEERS = CHECKOUT / ".peers"
 
 
 def python_of(peer: str) -> Path:
-    """The Python of that peer's environment, made anew where its pins have changed.
+    """The Python of that peer's environment, made anew where its pins or our Python have changed.
 
     Raises `Unavailable` where it cannot be installed.
     """
     pins = HERE / "peers" / f"{peer}.txt"
     folder = PEERS / peer
-    done, wanted = folder / ".pins", hashlib.sha256(pins.read_bytes()).hexdigest()
+    done, wanted = folder / ".pins", hashlib.sha256(pins.read_bytes() + sys.version.encode()).hexdigest()
     python = folder / "bin" / "python"
     if done.exists() and done.read_text() == wanted and python.exists():
         return python
@@ -35,7 +35,7 @@ def _uv() -> str:
     own = CHECKOUT / ".uv" / "bin" / "uv"
     found = shutil.which("uv") or (str(own) if own.exists() else None)
     if found is None:
-        raise Unavailable("uv is not here; `make bench` brings it")
+        raise Unavailable("uv is not here; `make bench` and `make test` bring it")
     return found
 
 

@@ -1,7 +1,6 @@
-"""Layers on weights packed for oneDNN, which torch packs anew for each call, or does not ask at all.
+"""Layers on weights packed for oneDNN, where torch would pack them anew in each call or multiply by something slower.
 
-It packs those of convolutions anew. For linear layers of float32 it has MKL on an x86 CPU, which uses AVX-512 on
-Intel's processors only. See docs/adr/0022. Knows no task.
+Linear layers of encoders: docs/adr/0022. Convolutions of a vocoder: docs/adr/0023. Knows no task.
 """
 
 import functools
@@ -25,8 +24,18 @@ WORTH = 0.8
 CACHED = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64"
 """How many of its programs oneDNN keeps, one for each number of rows. Of its own 1,024, texts of many lengths fill all:
 130 to 280 MB more, for no less time."""
-LENGTH = 64
-"""The length of input, in samples, that convolutions are packed for; others are computed on the same weights."""
+OPERATORS = (
+    "_linear_pointwise",
+    "_reorder_linear_weight",
+    "_convolution_pointwise",
+    "_reorder_convolution_weight",
+    "_convolution_transpose_pointwise",
+    "_reorder_convolution_transpose_weight",
+)
+"""Those of torch's oneDNN that are used here. They are not documented, so that another torch may be without them."""
+TYPICAL, SHORT = 64, 2048
+"""Frames of input that convolutions are packed for, and up to how many they are computed so. For more there is less to
+gain, and more memory to lose: oneDNN keeps what it computes by for each length."""
 Compute = Callable[["torch.Tensor"], "torch.Tensor"]
 
 
@@ -53,41 +62,46 @@ def pack_linears(model: "torch.nn.Module") -> None:
 
 
 def pack_convolutions(model: "torch.nn.Module") -> None:
-    """Have the float32 `Conv1d` and `ConvTranspose1d` of a model that is on an x86 CPU keep their weights packed.
+    """Have the float32 `Conv1d` and `ConvTranspose1d` of a model on an x86 CPU keep their weights packed too.
 
-    torch packs them anew in each call, which for a short input takes as long as what it computes: a chunk of speech of
-    49 ms took 31 ms and takes 20. The results are equal but for rounding.
+    torch packs them anew in each call, which for a short input takes as long as what it computes. Short inputs are
+    computed by the packed ones, to the same results but for rounding; longer ones as before. To be called when the
+    model is where it is to stay.
     """
     import torch
 
     if not _has_onednn():
         return
     kinds = (torch.nn.Conv1d, torch.nn.ConvTranspose1d)
-    layers: list[Any] = [part for part in model.modules() if type(part) in kinds and hasattr(part, "weight")]
-    for layer in layers:
-        if layer.weight.dtype == torch.float32 and _pads_with_zeros(layer):
-            layer.forward = packed_convolution(layer)
-            del layer.weight, layer.bias
+    for layer in [part for part in model.modules() if type(part) in kinds]:
+        if _is_plain(layer):
+            layer.forward = _short_by(packed_convolution(layer), layer.forward)
 
 
-def _pads_with_zeros(layer: Any) -> bool:
-    """Whether a convolution does, as many as it says."""
-    return layer.padding_mode == "zeros" and isinstance(layer.padding, tuple)
+def _is_plain(layer: Any) -> bool:
+    """Whether a convolution is of float32, pads by as many zeros as it says, and its output by none."""
+    import torch
+
+    pads = layer.padding_mode == "zeros" and isinstance(layer.padding, tuple) and not any(layer.output_padding)
+    return pads and layer.weight.dtype == torch.float32
 
 
-def packed_convolution(layer: "torch.nn.Conv1d | torch.nn.ConvTranspose1d") -> Compute:
-    """What the layer makes of float32 `[n, in, samples]` or `[in, samples]`."""
+def _short_by(by_packed: Compute, as_before: Compute) -> Compute:
+    return lambda given: by_packed(given) if given.shape[-1] <= SHORT else as_before(given)
+
+
+def packed_convolution(layer: Any) -> Compute:
+    """What a `Conv1d` or `ConvTranspose1d` makes of float32 `[n, in, frames]` or `[in, frames]`."""
     import torch
 
     by = torch.ops.mkldnn  # which knows images: here they are one row high
-    how: list[Any] = [[1, *layer.stride], [1, *layer.dilation], layer.groups]
+    how: list[Any] = [[0, *layer.padding], [1, *layer.stride], [1, *layer.dilation], layer.groups]
     if isinstance(layer, torch.nn.Conv1d):
         pack, convolve = by._reorder_convolution_weight, by._convolution_pointwise
     else:
         pack, convolve = by._reorder_convolution_transpose_weight, by._convolution_transpose_pointwise
-        how.insert(0, [0, *layer.output_padding])
-    how.insert(0, [0, *layer.padding])
-    held = pack(layer.weight.detach().unsqueeze(-2), *how, [1, layer.in_channels, 1, LENGTH])
+        how.insert(1, [0, 0])  # no padding of the output
+    held = pack(layer.weight.detach().unsqueeze(-2), *how, [1, layer.in_channels, 1, TYPICAL])
     bias = None if layer.bias is None else layer.bias.detach()
 
     def compute(given: "torch.Tensor") -> "torch.Tensor":
@@ -124,10 +138,11 @@ def is_faster() -> bool:
 
 
 def _has_onednn() -> bool:
-    """Whether this is an x86 CPU, and a build of torch with oneDNN."""
+    """Whether this is an x86 CPU, and a torch that has all of oneDNN that is used here."""
     import torch
 
-    return platform.machine() in ("x86_64", "AMD64") and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    is_x86 = platform.machine() in ("x86_64", "AMD64")
+    return is_x86 and all(hasattr(torch.ops.mkldnn, name) for name in OPERATORS)
 
 
 def _seconds(work: Callable[[], object]) -> float:

@@ -1,6 +1,7 @@
 """What the engines built on torch and sentence-transformers share. Knows no task."""
 
 import contextlib
+import ctypes
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -82,6 +83,12 @@ class Compute:
         import torch
 
         torch.set_num_threads(self.threads)
+
+    def trim(self) -> None:
+        """Give freed memory back to the system where the C library keeps it, as glibc does between what is in use."""
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if self.device.type == "cpu" and trim:
+            trim(0)
 
     def release(self) -> None:
         """Give freed memory back to the GPU, where others see it."""

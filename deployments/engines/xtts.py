@@ -71,6 +71,7 @@ class _Copy:
 
     def __init__(self, path: Path, compute_on: Compute) -> None:
         self._thread = ThreadPoolExecutor(1, "xtts", compute_on.use_threads)
+        self._trim = compute_on.trim
         self.model = self.run(_read_model, path, compute_on.device)
 
     def run(self, call: Callable[..., Made], *arguments: object) -> Made:
@@ -78,12 +79,17 @@ class _Copy:
         return self._thread.submit(call, *arguments).result()
 
     def each(self, chunks: Chunks) -> Chunks:
-        """What the generator yields; it runs in the thread, and is closed there."""
+        """What the generator yields; it runs in the thread, and is closed there. What it leaves free is given back.
+
+        Each piece of a text has lengths of its own, and what they were computed in leaves holes in the memory: after
+        50 pieces a process had 990 MB more than it used.
+        """
         try:
             while (chunk := self.run(next, chunks, None)) is not None:
                 yield chunk
         finally:
             self.run(chunks.close)
+            self._thread.submit(self._trim)
 
     def close(self) -> None:
         """End the thread, and drop the model."""

@@ -1,6 +1,7 @@
 """The xtts engine on a tiny checkpoint: its audio beside coqui's own, many requests, voices, bad input, failures."""
 
 import asyncio
+import platform
 import shutil
 import sys
 import time
@@ -9,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
+import torch
 
 from deployments.engines import PCM
+from deployments.engines._torch import Compute
 from deployments.engines._xtts_text import split
 from deployments.engines.xtts import Engine, Options, loses_device
 from deployments.errors import BadRequest, EngineError, LoadError, NotFound
@@ -72,8 +76,6 @@ async def say(engine: Engine, text: str, **asked: Any) -> PCM:
 
 
 async def test_chunks_are_those_of_coquis_own_stream(engine: Engine, coqui: Any) -> None:
-    import torch
-
     latents = coqui.speaker_manager.speakers[BUILT_IN].values()
     sampling = {key: coqui.config[key] for key in ("temperature", "top_p", "top_k", "repetition_penalty")}
     for text, language in [(TEXTS[0], "en"), ("Fünf Sätze, 14% davon 2. Wahl!", "de"), ("안녕하세요", "ko")]:
@@ -99,6 +101,30 @@ async def test_a_long_text_is_its_pieces_one_after_another(engine: Engine) -> No
     pieces = [" ".join(TEXTS[:4]), " ".join(TEXTS[4:])]
     alone = [await say(engine, piece) for piece in pieces]
     assert np.array_equal(await say(engine, " ".join(pieces)), np.concatenate(alone))
+
+
+async def test_each_piece_gives_back_the_memory_that_it_leaves_free(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pieces: list[Compute] = []
+    monkeypatch.setattr(Compute, "trim", lambda self: pieces.append(self))
+    with loaded(Engine(), checkpoint, options(tmp_path)) as engine:
+        await say(engine, " ".join(TEXTS))
+    assert len(pieces) == 2
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep less, and have no malloc_trim")
+def test_memory_between_what_is_in_use_is_given_back() -> None:
+    made = [b"x" * 100_000 for _ in range(4_000)]
+    kept = [
+        made[at] for at in (*range(0, 4_000, 10), -1)
+    ]  # the last too, for what is free after it is given back anyway
+    del made
+    process = psutil.Process()
+    held = process.memory_info().rss
+    Compute(torch.device("cpu"), 1, 1).trim()
+    assert process.memory_info().rss < held - 200_000_000
+    assert len(kept) == 401
 
 
 async def test_a_short_request_does_not_wait_for_the_end_of_a_long_one(engine: Engine) -> None:
@@ -164,7 +190,6 @@ async def test_latents_are_those_of_coquis_own(
     engine: Engine, coqui: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """torchaudio.load, where FFmpeg's libraries are missing, gives way to another reader of the same file."""
-    import torch
     import torchaudio
 
     from deployments.engines._voices import Voices
@@ -334,7 +359,6 @@ async def test_without_built_in_speakers_a_voice_has_to_be_added(checkpoint: Pat
 
 async def test_a_file_as_old_as_xtts_v2_is_read_and_left_as_it_is(checkpoint: Path, tmp_path: Path) -> None:
     """Those carry coqui's settings as Python objects, by names of then."""
-    import torch
     from TTS.tts.models.xtts import XttsConfig, _legacy_safe_globals
 
     folder = tmp_path / "old"
@@ -349,8 +373,6 @@ async def test_a_file_as_old_as_xtts_v2_is_read_and_left_as_it_is(checkpoint: Pa
 
 
 def test_a_file_with_more_than_weights_is_refused(checkpoint: Path, tmp_path: Path) -> None:
-    import torch
-
     folder = tmp_path / "odd"
     shutil.copytree(checkpoint, folder)
     torch.save({"model": {}, "more": Path("/")}, folder / "model.pth")
@@ -359,7 +381,6 @@ def test_a_file_with_more_than_weights_is_refused(checkpoint: Path, tmp_path: Pa
 
 
 def test_the_checkpoint_is_the_same_at_every_run(checkpoint: Path, tmp_path: Path) -> None:
-    import torch
 
     make_tiny_xtts(tmp_path)
     first, second = (torch.load(folder / "model.pth")["model"] for folder in (checkpoint, tmp_path))

@@ -3,6 +3,7 @@
 from collections.abc import Awaitable
 
 import grpc
+import httpx
 import numpy as np
 from kserve import InferenceGRPCClient, InferenceRESTClient, InferInput, InferRequest, RESTConfig
 from kserve.protocol.infer_type import RequestedOutput
@@ -49,8 +50,10 @@ async def call_v1_infer_under_the_models_prefix(address: Address) -> None:
 
 
 async def call_v1_infer_by_the_host_alias(address: Address) -> None:
-    answer = await v1().infer(address.http, BODY, model_name="embeddings", headers={"Host": "embeddings-predictor"})
+    host = {"Host": "embeddings-predictor"}
+    answer = await v1().infer(address.http, BODY, model_name="embeddings", headers=host)
     assert np.shape(answer["predictions"]) == (2, WIDTH)
+    assert await _status(v1().infer(address.http, BODY, model_name="reranker", headers=host)) == 404
 
 
 async def call_v1_infer_of_a_graph_endpoint(address: Address) -> None:
@@ -61,11 +64,12 @@ async def call_v1_infer_of_a_graph_endpoint(address: Address) -> None:
 async def call_v1_explain(address: Address) -> None:
     answer = await v1().explain(address.http, "fraud", {"instances": [[0.1, 0.2, 0.3, 0.4]]})
     assert answer["explanations"]
+    assert await _status(v1().explain(address.http, "iris", {"instances": [[0.1, 0.2, 0.3, 0.4]]})) == 501
 
 
 async def call_v2_health(address: Address) -> None:
     assert await v2().is_server_live(address.http) is True
-    assert isinstance(await v2().is_server_ready(address.http), bool)
+    assert await v2().is_server_ready(address.http) is True
     assert await v2().is_model_ready(address.http, "tts") is True
     assert await v2().is_model_ready(address.http, "nobody") is False
 
@@ -113,6 +117,15 @@ async def call_v2_infer_of_a_table_of_numbers(address: Address) -> None:
     assert answer.outputs[0].as_numpy().tolist() == [0, 2]
 
 
+async def _status(call: Awaitable[object]) -> int | None:
+    """The HTTP status that a call is refused with; None if it is not."""
+    try:
+        await call
+    except httpx.HTTPStatusError as error:
+        return error.response.status_code
+    return None
+
+
 async def _code(call: Awaitable[object]) -> grpc.StatusCode | None:
     """The code that a call ends with; None if it ends well."""
     try:
@@ -125,7 +138,7 @@ async def _code(call: Awaitable[object]) -> grpc.StatusCode | None:
 async def call_grpc_health(address: Address) -> None:
     async with InferenceGRPCClient(address.grpc) as client:
         assert await client.is_server_live() is True
-        assert isinstance(await client.is_server_ready(), bool)
+        assert await client.is_server_ready() is True
         assert await client.is_model_ready("small-llm") is True
         assert await client.is_model_ready("broken") is False
         assert await _code(client.is_model_ready("nobody")) == grpc.StatusCode.NOT_FOUND
@@ -136,6 +149,14 @@ async def call_grpc_infer_of_raw_contents(address: Address) -> None:
         answer = await client.infer(texts(binary=True), timeout=30)
     assert answer.id == "mine"
     assert answer.outputs[0].as_numpy().shape == (2, WIDTH)
+
+
+async def call_grpc_infer_with_parameters(address: Address) -> None:
+    text = InferInput("text_input", [1], "BYTES", [b"What is this?"])
+    asked = InferRequest("small-llm", [text], parameters={"max_tokens": 3, "temperature": "0.0"})
+    async with InferenceGRPCClient(address.grpc) as client:
+        answer = await client.infer(asked)
+    assert 0 < len(answer.outputs[0].as_numpy()[0].split()) <= 3
 
 
 async def call_grpc_infer_of_typed_contents(address: Address) -> None:

@@ -89,10 +89,15 @@ def call_numpy_request_codec(address: Address) -> None:
 def call_grpc_health_and_metadata(address: Address) -> None:
     asked = stub(address)
     assert asked.ServerLive(dataplane_pb2.ServerLiveRequest()).live
-    asked.ServerReady(dataplane_pb2.ServerReadyRequest())
+    assert asked.ServerReady(dataplane_pb2.ServerReadyRequest()).ready
     assert asked.ModelReady(dataplane_pb2.ModelReadyRequest(name="small-llm")).ready
     assert asked.ServerMetadata(dataplane_pb2.ServerMetadataRequest()).name
     assert asked.ModelMetadata(dataplane_pb2.ModelMetadataRequest(name="tts")).name == "tts"
+
+
+def call_metadata_of_audio(address: Address) -> None:
+    told = MetadataModelResponse.model_validate_json(get(address, "/v2/models/whisper"))
+    assert [(one.name, one.datatype) for one in told.inputs or []] == [("audio", "BYTES")]
 
 
 def call_grpc_infer(address: Address) -> None:
