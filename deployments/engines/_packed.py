@@ -36,11 +36,11 @@ OPERATORS = (
 TYPICAL, SHORT = 64, 2048
 """Frames of input that convolutions are packed for, and up to how many they are computed so. For more there is less to
 gain, and more memory to lose: oneDNN keeps what it computes by for each length."""
-Compute = Callable[["torch.Tensor"], "torch.Tensor"]
+Forward = Callable[["torch.Tensor"], "torch.Tensor"]
 
 
 def pack_linears(model: "torch.nn.Module") -> None:
-    """Have the float32 linear layers of the encoders in a model that is on a CPU compute faster, if they can.
+    """Have the float32 linear layers of the encoders in a model compute faster on a CPU, if they can.
 
     The results are equal but for rounding, and the memory is what it was: the file that the weights are in is let go.
     """
@@ -49,8 +49,7 @@ def pack_linears(model: "torch.nn.Module") -> None:
 
     encoders = [one for one in model.modules() if isinstance(one, PreTrainedModel)]
     inside = {part for one in encoders if one.config.model_type in ENCODERS for part in one.modules()}
-    layers = [part for part in inside if type(part) is torch.nn.Linear and hasattr(part, "weight")]
-    layers = [layer for layer in layers if layer.weight.dtype == torch.float32]
+    layers = [part for part in inside if type(part) is torch.nn.Linear and _can_pack(part)]
     if not layers or not is_faster():
         return
     log.info("this CPU multiplies faster by packed weights")
@@ -62,7 +61,7 @@ def pack_linears(model: "torch.nn.Module") -> None:
 
 
 def pack_convolutions(model: "torch.nn.Module") -> None:
-    """Have the float32 `Conv1d` and `ConvTranspose1d` of a model on an x86 CPU keep their weights packed too.
+    """Have the float32 `Conv1d` and `ConvTranspose1d` of a model keep their weights packed too, on an x86 CPU.
 
     torch packs them anew in each call, which for a short input takes as long as what it computes. Short inputs are
     computed by the packed ones, to the same results but for rounding; longer ones as before. To be called when the
@@ -74,23 +73,28 @@ def pack_convolutions(model: "torch.nn.Module") -> None:
         return
     kinds = (torch.nn.Conv1d, torch.nn.ConvTranspose1d)
     for layer in [part for part in model.modules() if type(part) in kinds]:
-        if _is_plain(layer):
+        if _can_pack(layer) and _pads_with_zeros(layer):
             layer.forward = _short_by(packed_convolution(layer), layer.forward)
 
 
-def _is_plain(layer: Any) -> bool:
-    """Whether a convolution is of float32, pads by as many zeros as it says, and its output by none."""
+def _can_pack(layer: Any) -> bool:
+    """Whether it has weights of float32 on a CPU, which those that are packed already have not."""
     import torch
 
-    pads = layer.padding_mode == "zeros" and isinstance(layer.padding, tuple) and not any(layer.output_padding)
-    return pads and layer.weight.dtype == torch.float32
+    weight = getattr(layer, "weight", None)
+    return weight is not None and weight.dtype == torch.float32 and weight.device.type == "cpu"
 
 
-def _short_by(by_packed: Compute, as_before: Compute) -> Compute:
+def _pads_with_zeros(layer: Any) -> bool:
+    """Whether a convolution pads by as many zeros as it says, and its output by none."""
+    return layer.padding_mode == "zeros" and isinstance(layer.padding, tuple) and not any(layer.output_padding)
+
+
+def _short_by(by_packed: Forward, as_before: Forward) -> Forward:
     return lambda given: by_packed(given) if given.shape[-1] <= SHORT else as_before(given)
 
 
-def packed_convolution(layer: Any) -> Compute:
+def packed_convolution(layer: Any) -> Forward:
     """What a `Conv1d` or `ConvTranspose1d` makes of float32 `[n, in, frames]` or `[in, frames]`."""
     import torch
 
@@ -112,7 +116,7 @@ def packed_convolution(layer: Any) -> Compute:
     return compute
 
 
-def packed(weight: "torch.Tensor", bias: "torch.Tensor | None") -> Compute:
+def packed(weight: "torch.Tensor", bias: "torch.Tensor | None") -> Forward:
     """`x @ weight.T + bias` of float32 `[..., in]`, for `weight` `[out, in]` and `bias` `[out]`."""
     import torch
 

@@ -130,14 +130,6 @@ def model_arguments(options: TorchOptions, compute: Compute) -> dict[str, Any]:
     }
 
 
-def pack(model: Any, compute: Compute) -> None:
-    """Have a model that was read multiply in the fastest way there is on a CPU; on others nothing changes."""
-    if compute.device.type == "cpu":
-        from deployments.engines._packed import pack_linears
-
-        pack_linears(model)
-
-
 def check_max_length(model: Any, asked: int | None) -> int:
     """Apply the asked limit, in tokens, to a sentence-transformers model, and return the limit in force."""
     positions = getattr(getattr(model[0], "config", None), "max_position_embeddings", None)

@@ -14,13 +14,13 @@ from pydantic import Field
 
 from deployments.batcher import Batcher
 from deployments.engines import LoadContext, Reranked, Task, Truncate
+from deployments.engines._packed import pack_linears
 from deployments.engines._torch import (
     MAX_CHARACTERS,
     Compute,
     TorchOptions,
     check_max_length,
     model_arguments,
-    pack,
     pad,
     reading_weights,
     too_long,
@@ -61,7 +61,7 @@ class Engine:
         self._compute_on = Compute.choose(options, context)
         with reading_weights(context.progress):
             self._model = CrossEncoder(str(path), **model_arguments(options, self._compute_on)).eval()
-            pack(self._model, self._compute_on)
+            pack_linears(self._model)
         if self._model.num_labels != 1:
             raise LoadError(f"a reranker has one label, this model has {self._model.num_labels}")
         self._options = options

@@ -14,13 +14,13 @@ from pydantic import Field
 
 from deployments.batcher import Batcher
 from deployments.engines import Embedded, LoadContext, Task, Text, Truncate
+from deployments.engines._packed import pack_linears
 from deployments.engines._torch import (
     MAX_CHARACTERS,
     Compute,
     TorchOptions,
     check_max_length,
     model_arguments,
-    pack,
     pad,
     reading_weights,
     too_long,
@@ -72,7 +72,7 @@ class Engine:
             self._model = SentenceTransformer(
                 str(path), prompts=options.prompts or None, **model_arguments(options, self._compute_on)
             ).eval()
-            pack(self._model, self._compute_on)
+            pack_linears(self._model)
         if not hasattr(self._model.tokenizer, "pad"):
             raise LoadError("the model has no text tokenizer; this engine embeds text only")
         self._options = options

@@ -242,9 +242,9 @@ def _read_model(path: Path, device: "torch.device") -> Any:
     for module in model.hifigan_decoder.modules():
         if is_parametrized(module, "weight"):  # by weight norm, which would be computed anew for each chunk
             remove_parametrizations(module, "weight")
-    if device.type == "cpu":
-        pack_convolutions(model.hifigan_decoder.waveform_decoder)
-    return model.to(device)
+    model = model.to(device)
+    pack_convolutions(model.hifigan_decoder.waveform_decoder)
+    return model
 
 
 def _read_weights(file: Path) -> Any:

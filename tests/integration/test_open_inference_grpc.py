@@ -1,6 +1,5 @@
 """Open Inference over gRPC: codes, streams, deadlines, health, reflection, by Triton's client."""
 
-import queue
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -15,7 +14,7 @@ from tritonclient.utils import InferenceServerException
 
 from tests.engines.llama_checkpoint import LINES
 from tests.integration.applications import Application
-from tests.integration.inferences import made, texts
+from tests.integration.inferences import Stream, made, texts
 from tests.integration.test_llm import running
 
 PROMPT, LINE = next(iter(LINES.items()))
@@ -58,34 +57,10 @@ def test_what_is_no_message_is_the_callers_mistake(grpc_url: str) -> None:
         assert b"no ModelInferRequest" in b"".join(answers)
 
 
-class Stream:
-    """A stream of tritonclient's, and what came of it."""
-
-    def __init__(self, url: str) -> None:
-        self.client = over_grpc.InferenceServerClient(url)
-        self.came: queue.Queue[tuple[Any, Any]] = queue.Queue()
-        self.client.start_stream(lambda result, error: self.came.put((result, error)))
-
-    def ask(self, model: str, prompt: str, request_id: str, parameters: dict[str, Any], **more: Any) -> None:
-        inputs = texts(over_grpc, prompt, name="text_input")
-        self.client.async_stream_infer(model, inputs, request_id=request_id, parameters=parameters, **more)
-
-    def next(self) -> tuple[str, str, bool | None]:
-        """The request's id, a piece of its text or what went wrong, and whether it said that it is the last."""
-        result, error = self.came.get(timeout=60)
-        if error:
-            return "", str(error), None
-        response, found = result.get_response(), result.as_numpy("text_output")
-        last = response.parameters.get("triton_final_response")
-        return response.id, "" if found is None else found[0].decode(), last.bool_param if last else None
-
-
 def test_a_stream_of_text(grpc_url: str) -> None:
     stream = Stream(grpc_url)
     stream.ask("llm", PROMPT, "a", GREEDY, enable_empty_final_response=True)
-    found = [stream.next()]
-    while not found[-1][2]:
-        found.append(stream.next())
+    found = stream.rest()
     assert len(found) > 3
     assert "".join(text for _, text, _ in found) == LINE
     assert {id for id, _, _ in found} == {"a"}
@@ -102,10 +77,7 @@ def test_an_error_in_a_stream_ends_its_request_only(grpc_url: str) -> None:
     assert "Model with name nope does not exist" in stream.next()[1]
     assert "max_tokens" in stream.next()[1]
     assert "there is nothing at" in stream.next()[1]
-    text = ""
-    while not (piece := stream.next())[2]:
-        text += piece[1]
-    assert text == LINE
+    assert "".join(text for _, text, _ in stream.rest()) == LINE
     stream.client.stop_stream()
 
 

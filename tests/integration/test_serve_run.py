@@ -2,7 +2,6 @@
 
 import json
 import os
-import queue
 import signal
 import subprocess
 import sys
@@ -11,7 +10,6 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx
 import numpy as np
@@ -25,7 +23,7 @@ from tritonclient.utils import InferenceServerException
 from serve_app import instance, machine
 from serve_app.environment import SESSION
 from serve_app.rpc import SERVICERS
-from tests.integration.inferences import texts
+from tests.integration.inferences import Stream, texts
 
 BIN = Path(sys.executable).parent
 MIB = 1 << 20
@@ -141,25 +139,13 @@ def test_a_declarative_config_with_grpc_by_rays_own_proxy(
         with pytest.raises(InferenceServerException, match="unknown input 'text'") as refused:
             triton.infer("embeddings", texts(tritonclient.grpc, "x", name="text"))
         assert refused.value.status() == "StatusCode.INVALID_ARGUMENT"
-        question = texts(tritonclient.grpc, "What is this?", name="text_input")
-        whole = triton.infer("llm", question)
-        answers: queue.Queue[tuple[Any, Any]] = queue.Queue()
-        triton.start_stream(lambda result, error: answers.put((result, error)))
-        triton.async_stream_infer("llm", question, enable_empty_final_response=True)
-        pieces = list(_pieces(answers))
+        whole = triton.infer("llm", texts(tritonclient.grpc, "What is this?", name="text_input"))
+        stream = Stream(f"127.0.0.1:{grpc_port}")
+        stream.ask("llm", "What is this?", "a", {}, enable_empty_final_response=True)
+        pieces = [text for _, text, _ in stream.rest()]
+        stream.client.stop_stream()
         assert len(pieces) > 3
-        assert b"".join(pieces) == whole.as_numpy("text_output")[0]
-
-
-def _pieces(answers: "queue.Queue[tuple[Any, Any]]") -> Iterator[bytes]:
-    """The texts of a stream up to its final answer."""
-    while True:
-        result, error = answers.get(timeout=60)
-        assert error is None
-        if (text := result.as_numpy("text_output")) is not None:
-            yield text[0]
-        if result.get_response().parameters["triton_final_response"].bool_param:
-            return
+        assert "".join(pieces).encode() == whole.as_numpy("text_output")[0]
 
 
 def assert_embeds(url: str, minilm: Path, sentences: list[str]) -> None:
