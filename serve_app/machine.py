@@ -12,6 +12,7 @@ from serve_app.model import SHARED
 
 OBJECT_STORE_SHARE = 0.15
 MAX_OBJECT_STORE_BYTES = 4 << 30
+_given: set[int] = set()
 
 
 class MachineError(ServeAppError):
@@ -108,26 +109,30 @@ def _holder(port: int) -> str | None:
 
 
 def free_block(size: int, apart_from: Collection[int] = ()) -> int:
-    """The first of `size` adjoining TCP ports, below those that Linux hands out by default, that nothing listens on.
+    """The first of `size` adjoining TCP ports that nothing listens on, and that this process was not given before.
 
-    Chosen at random, so that two that start together do not choose the same.
+    They lie below those that Linux by default gives to connections, one of which could have taken a port by the time
+    that its server listens; and are chosen at random, so that two that start together do not choose the same.
     """
     for _ in range(100):
         first = random.randrange(12_000, 32_000 - size, size)  # noqa: S311  # not secret
         block = range(first, first + size)
-        if all(port not in apart_from and free_port(port) == port for port in block):
+        if all(port not in apart_from and port not in _given and is_free(port) for port in block):
+            _given.update(block)
             return first
     raise MachineError(f"No {size} adjoining ports between 12000 and 32000 are free.")
 
 
-def free_port(preferred: int = 0, otherwise: int = 0) -> int:
-    """A TCP port that nothing listens on: the preferred one if it is free, else the other.
+def free_port() -> int:
+    """One port as `free_block` has them."""
+    return free_block(1)
 
-    0 is one that the system hands out, and until something listens on it, that may become a connection's.
-    """
+
+def is_free(port: int) -> bool:
+    """Whether nothing listens on that TCP port."""
     with socket.socket() as probe:
         try:
-            probe.bind(("127.0.0.1", preferred))
+            probe.bind(("127.0.0.1", port))
         except OSError:
-            probe.bind(("127.0.0.1", otherwise))
-        return int(probe.getsockname()[1])
+            return False
+    return True

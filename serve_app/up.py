@@ -60,8 +60,8 @@ def up(name: str, host: str, port: int, grpc_port: int, console: Console) -> int
         port=port,
         grpc_port=grpc_port,
         ray_port=first,
-        dashboard_port=machine.free_port(8265, first + 1),
-        metrics_port=machine.free_port(8080, first + 2),
+        dashboard_port=8265 if machine.is_free(8265) else first + 1,
+        metrics_port=8080 if machine.is_free(8080) else first + 2,
         token=secrets.token_hex(32),
         catalog=str(catalogs.find(name).resolve()),
     )

@@ -63,19 +63,26 @@ def test_a_free_port_is_free() -> None:
     machine.check_port("127.0.0.1", machine.free_port(), "--port")
 
 
-def test_in_place_of_a_port_that_is_taken_comes_the_other() -> None:
-    first = machine.free_block(2)
-    assert machine.free_port(first, first + 1) == first
+def test_a_port_is_not_free_while_something_listens_on_it() -> None:
+    port = machine.free_port()
+    assert machine.is_free(port)
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", first))
+        taken.bind(("127.0.0.1", port))
         taken.listen()
-        assert machine.free_port(first, first + 1) == first + 1
+        assert not machine.is_free(port)
 
 
-def test_a_block_leaves_out_the_ports_that_are_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    first = machine.free_block(3)
-    chosen = iter([first, first, first + 3])
+def test_a_block_leaves_out_the_ports_that_are_for_others_and_those_given_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chosen = iter([20_000, 20_003, 20_000, 20_003, 20_006])
     monkeypatch.setattr(random, "randrange", lambda *_: next(chosen))
-    monkeypatch.setattr(machine, "free_port", lambda port: port)
-    assert machine.free_block(3, apart_from=(first + 2, first + 7)) == first + 3
-    assert next(chosen, None) is None
+    monkeypatch.setattr(machine, "is_free", lambda port: True)
+    monkeypatch.setattr(machine, "_given", set())
+    assert machine.free_block(3, apart_from=(20_002, 20_007)) == 20_003
+    assert machine.free_block(3) == 20_000
+    assert machine.free_block(3) == 20_006
+
+
+def test_ports_are_below_those_that_connections_get() -> None:
+    assert max(machine.free_port() for _ in range(100)) < 32_768

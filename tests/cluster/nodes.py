@@ -189,7 +189,10 @@ class Cluster:
         return True
 
     def _logs(self) -> str:
-        logs = [self._folder(name) / "start.log" for name in self._addresses]
+        folders = [self._folder(name) for name in self._addresses]
+        logs = [folder / "start.log" for folder in folders]
+        logs += [log for folder in folders for log in folder.glob("session_latest/logs/serve/proxy_*.log")]
+        logs += [log for folder in folders for log in folder.glob("*/haproxy.sock.*.log")]
         return "\n".join(f"{log}: {log.read_text(errors='replace')[-800:]}" for log in logs if log.exists())
 
 
