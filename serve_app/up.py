@@ -109,10 +109,14 @@ def _check(catalog: Catalog, host: str, port: int, grpc_port: int) -> None:
         environment.api_keys()
     except ValueError as error:
         raise machine.MachineError(f"{error}.") from None
-    machine.check_port(host, port, "--port")
-    machine.check_port(host, grpc_port, "--grpc-port")
+    _check_ports(host, port, grpc_port)
     memory_bytes = psutil.virtual_memory().available - machine.object_store_bytes()
     machine.check_fits(catalog, machine.cpus(), machine.gpus(), memory_bytes)
+
+
+def _check_ports(host: str, port: int, grpc_port: int) -> None:
+    machine.check_port(host, port, "--port")
+    machine.check_port(host, grpc_port, "--grpc-port")
 
 
 def _start_ray(this: Instance) -> subprocess.Popen[bytes]:
@@ -171,6 +175,7 @@ def _deploy(this: Instance, catalog: Catalog) -> None:
     config = serve_config(catalog, this.host, this.port, this.grpc_port)
     answer = _control(this, "PUT", config)
     if answer.status_code != 200:
+        _check_ports(this.host, this.port, this.grpc_port)  # taken since? Ray Serve tells that by a traceback
         raise StartError(f"Ray Serve refused the application: {answer.text[:1000]}")
 
 

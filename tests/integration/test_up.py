@@ -1,5 +1,6 @@
 """`serve-app up` and its end: refusals at start, Ctrl-C, `down`, and `up` killed."""
 
+import os
 import signal
 import socket
 import subprocess
@@ -137,6 +138,23 @@ def test_a_port_in_use_is_named_with_its_holder(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "listens on it" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_port_that_is_taken_while_it_starts_is_named_too(tmp_path: Path) -> None:
+    application = Application(tmp_path / "small.yaml", BROKEN)
+    try:
+        application.until(lambda: instance.find(application.port))
+        session = application.instance().session
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", application.grpc_port))
+            taken.listen()
+            assert application.process.wait(120) == 2
+    finally:
+        application.stop()
+    assert f"Port {application.grpc_port} on 127.0.0.1 cannot be had" in application.text()
+    assert f"(pid {os.getpid()}:" in application.text()
+    assert f"--grpc-port {application.grpc_port + 1}" in application.text()
+    assert not children_of(session)
 
 
 def test_more_than_the_machine_has_is_refused_with_the_numbers(tmp_path: Path) -> None:
