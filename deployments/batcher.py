@@ -1,9 +1,8 @@
-"""Work-conserving batching of single inputs from many requests, in compute threads of its own.
+"""Work-conserving batching of single inputs from many requests, in compute threads of its own. Knows no tensors.
 
-A thread that is free takes what waits, up to a cost budget; it never sleeps hoping for more.
-A batch starts from the request whose turn it is (round robin, so that a short request is not stuck
-behind a long one) and is filled with the waiting inputs nearest to it in cost, so that little is
-padded. Where batches are seen to be short (`on_loop`), the event loop computes them. Knows nothing of texts or tensors.
+A thread that is free takes what waits, up to a cost budget; it never sleeps hoping for more. A batch starts from the
+request whose turn it is (round robin, so that a short request is not stuck behind a long one) and is filled with the
+waiting inputs nearest to it in cost, so that little is padded. Short batches may be the event loop's, see `on_loop`.
 """
 
 import asyncio
@@ -16,13 +15,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar, cast
 
-from deployments.errors import BadRequest, EngineError, QueueFull, ServeAppError
+from deployments.errors import EngineError, QueueFull, ServeAppError
 from deployments.on_loop import Patience, Shortness
 from deployments.waiting import Entry, Item, Waiting
 
 log = logging.getLogger(__name__)
 Raw = TypeVar("Raw")
 Out = TypeVar("Out")
+REST_S = 5.0
 
 
 @dataclass(eq=False)
@@ -62,13 +62,13 @@ _Entry = Entry[_Job[Raw, Out]]
 class Batcher(Generic[Raw, Out]):
     """Runs `compute` on batches of prepared inputs, in `workers` threads.
 
-    `prepare(raws)` turns inputs into `Item`s, or into the error that an input deserves, in order; it
-    runs in one thread at a time. `compute(values)` turns the values of one batch into as many results,
-    in order; with several workers it runs in several threads at once.
-    The cost of a batch is its longest item's cost times its length, as a padded tensor's is;
-    it stays within `max_cost` (a single item may exceed it) and within `max_items`, and at most the
-    share `max_padding` of it is padding. `max_queue()` bounds what may wait.
-    `label` is what callers call an input. With `short_here`, the event loop computes short ones; `workers` is 1 then.
+    `prepare(raws)` turns inputs into `Item`s, or into the error that an input deserves, in order; one thread at a
+    time. `compute(values)` turns the values of one batch into as many results, in order; several workers at once.
+    `rest()` is called by a worker that has had nothing to do for `REST_S`, once each time. The cost of a batch is
+    its longest item's cost times its length, as a padded tensor's is; it stays within `max_cost` (a single item may
+    exceed it) and within `max_items`, and at most the share `max_padding` of it is padding. `max_queue()` bounds
+    what may wait. `label` is what callers call an input. With `short_here`, the event loop computes short ones;
+    `workers` is 1 then.
     """
 
     def __init__(
@@ -84,12 +84,13 @@ class Batcher(Generic[Raw, Out]):
         workers: int = 1,
         label: str = "input",
         short_here: bool = False,
+        rest: Callable[[], None] = lambda: None,
     ) -> None:
         assert workers == 1 or not short_here
         self._short_here, self._asked_here = short_here, False
         self._shortness, self._patience = Shortness(), Patience()
         self._prepare, self._compute = prepare, compute
-        self._max_queue, self._label = max_queue, label
+        self._max_queue, self._label, self._rest = max_queue, label, rest
         self._inbox: deque[_Job[Raw, Out]] = deque()
         self._waiting: Waiting[_Job[Raw, Out]] = Waiting(max_cost, max_items, max_padding)
         self._failed: deque[list[_Entry[Raw, Out]]] = deque()
@@ -186,11 +187,17 @@ class Batcher(Generic[Raw, Out]):
             self._busy_by(-1)
 
     def _wait(self) -> bool:
-        """Wait until there is work, and say whether to go on."""
+        """Wait until there is work, and say whether to go on; rest in between, where that takes long."""
         with self._wake:
-            while not (self._closed or self._inbox or self._waiting or self._failed):
-                self._wake.wait()
+            soon = self._wake.wait_for(self._has_work, REST_S)
+        if not soon:
+            self._rest()
+        with self._wake:
+            self._wake.wait_for(self._has_work)
             return not self._closed
+
+    def _has_work(self) -> bool:
+        return bool(self._closed or self._inbox or self._waiting or self._failed)
 
     def _wake_one(self) -> None:
         with self._wake:
@@ -258,7 +265,7 @@ class Batcher(Generic[Raw, Out]):
         for index, item in enumerate(prepared := self._prepared(job.raw)):
             if isinstance(item, ServeAppError):
                 self._release(len(job.raw))
-                job.finish(self._blame(item, index, len(job.raw)))
+                job.finish(item.about(self._label, index, len(job.raw)))
                 return
         self._waiting.add(job, cast(Sequence[Item], prepared))
 
@@ -302,19 +309,12 @@ class Batcher(Generic[Raw, Out]):
         if asyncio._get_running_loop() is not None:
             self._failed.append(batch)
             return
-        if len(batch) > 1:
-            self._compute_batch(batch[: len(batch) // 2])
-            self._compute_batch(batch[len(batch) // 2 :])
+        if middle := len(batch) // 2:
+            self._compute_batch(batch[:middle])
+            self._compute_batch(batch[middle:])
             return
         job, index, _ = batch[0]
         log.warning("one input failed alone: %s", error)
         known = error if isinstance(error, ServeAppError) else EngineError(f"the model failed on this input: {error}")
         with self._finishing:
-            job.finish(self._blame(known, index, len(job.raw)))
-
-    def _blame(self, error: ServeAppError, index: int, count: int) -> ServeAppError:
-        """The same error, naming the input it is about."""
-        message = error.message if count == 1 else f"{self._label} {index}: {error.message}"
-        place = f"{self._label}[{index}]" if count > 1 else self._label
-        param = place if isinstance(error, BadRequest) else error.param
-        return type(error)(message, param=param, retry_after_s=error.retry_after_s)
+            job.finish(known.about(self._label, index, len(job.raw)))

@@ -50,6 +50,13 @@ class ServeAppError(Exception):
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (type(self), self.message, self.param, self.retry_after_s)
 
+    def about(self, what: str, index: int, count: int) -> Self:
+        """The same error, naming which of `count` inputs, called `what`, it is about."""
+        message = self.message if count == 1 else f"{what} {index}: {self.message}"
+        place = f"{what}[{index}]" if count > 1 else what
+        param = place if isinstance(self, BadRequest) else self.param
+        return type(self)(message, param=param, retry_after_s=self.retry_after_s)
+
 
 def _rebuild(cls: type[ServeAppError], message: str, param: str | None, retry_after_s: float | None) -> ServeAppError:
     return cls(message, param=param, retry_after_s=retry_after_s)

@@ -18,9 +18,10 @@ from python_multipart.multipart import parse_options_header
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from deployments import heap
 from deployments.asgi import BODY, Head, receive_of, scope_of
 from deployments.errors import DeadlineExceeded, MethodNotAllowed, ModelNotFound
-from deployments.model import Model, tidy_heap
+from deployments.model import Model
 from deployments.protocols import ROUTERS, models
 from deployments.protocols.app import ModelStatus, build_app, off_loop
 from deployments.settings import Frozen, ModelIdentity
@@ -111,7 +112,7 @@ class Gateway(OpenInferenceMethods):
                 *documented,
             ],
         )
-        tidy_heap()
+        heap.tidy()
 
     def _reach(self, models: Sequence[ModelEntry]) -> None:
         """Have a way to each deployment of other applications, which may come later and be gone again."""
@@ -157,6 +158,11 @@ class Gateway(OpenInferenceMethods):
             parcel = await pack(body)
             del body  # a large one is in the object store now, and need not be kept besides
         await self._carriers[target.model.deployment].carry(head, parcel, send)
+
+    def hosts(self, message: bytes) -> bool:
+        """Whether a `ModelInferRequest` begins with the name of a model that is here."""
+        begins = len(message) > 1 and message[0] == 0x0A  # field 1, a text, whose length follows in a byte
+        return begins and message[2 : 2 + message[1]].decode("latin-1") in self._inline
 
     async def _carry(self, name: str, head: Head, body: bytes, send: Send) -> None:
         """Have the model of that name or alias answer a request of a graph's step."""

@@ -30,7 +30,7 @@ def _tidy_heap() -> None:
 @pytest.fixture(autouse=True)
 def _no_tidying(monkeypatch: pytest.MonkeyPatch) -> None:
     """Models here are spared the collector's tour of all that other tests have imported, a second for each."""
-    monkeypatch.setattr("deployments.model.tidy_heap", lambda: None)
+    monkeypatch.setattr("deployments.heap.tidy", lambda: None)
 
 
 @pytest.fixture(scope="session")

@@ -408,6 +408,20 @@ async def test_dearer_and_refused_ones_take_the_long_way_after_many_lone_ones(
 MS = 0.001
 
 
+async def test_a_worker_rests_once_after_a_while_without_work(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deployments.batcher.REST_S", 0.05)
+    rests: list[int] = []
+    batcher = make(gate, rest=lambda: rests.append(len(gate.batches)))
+    try:
+        await asyncio.sleep(0.3)
+        assert rests == [0]
+        assert await batcher.submit([1]) == [2]
+        await asyncio.sleep(0.3)
+        assert rests == [0, 1]
+    finally:
+        batcher.close()
+
+
 @pytest.mark.parametrize(
     ("turns", "holds"),
     [

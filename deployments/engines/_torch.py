@@ -1,7 +1,6 @@
 """What the engines built on torch and sentence-transformers share. Knows no task."""
 
 import contextlib
-import ctypes
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field
 
+from deployments import heap
 from deployments.batcher import Batcher
 from deployments.engines import LoadContext, Truncate
 from deployments.errors import BadRequest, LoadError, ServeAppError
@@ -85,10 +85,9 @@ class Compute:
         torch.set_num_threads(self.threads)
 
     def trim(self) -> None:
-        """Give freed memory back to the system where the C library keeps it, as glibc does between what is in use."""
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if self.device.type == "cpu" and trim:
-            trim(0)
+        """Give freed memory back to the system, on a CPU: what torch took for one length is of little use to others."""
+        if self.device.type == "cpu":
+            heap.trim()
 
     def release(self) -> None:
         """Give freed memory back to the GPU, where others see it."""
@@ -116,6 +115,7 @@ class Compute:
             max_queue=context.max_queue,
             workers=self.workers,
             label=label,
+            rest=self.trim,
         )
 
 
