@@ -23,7 +23,7 @@ from deployments.protocols.open_inference_grpc import SERVICE, repository_model,
 from deployments.protocols.v2 import PROTOBUF
 
 Made = TypeVar("Made", bound=Message)
-SERVICERS = ["deployments.protocols.open_inference_grpc.add_services_to_server"]
+SERVICERS = ["serve_app.rpc_inline.add_services_to_server"]
 """What Ray Serve's gRPC servers are told to register (`grpc_options.grpc_servicer_functions`)."""
 NOT_CARRIED = frozenset({"content-type", "te", "user-agent", "grpc-accept-encoding", "accept-encoding"}) | {
     "content-length",
@@ -271,9 +271,14 @@ def _raise_unless_done(answer: Answer, context: RayServegRPCContext) -> None:
         raise _refusal(_message_in(answer.body), answer.status, context)
 
 
+def code_of(status: int) -> grpc.StatusCode:
+    """The code of gRPC for an HTTP status that is no success."""
+    return CODES.get(status, grpc.StatusCode.INTERNAL)
+
+
 def _refusal(message: str, status: int, context: RayServegRPCContext) -> "RpcRefused":
     """What ends the call as an HTTP answer of that status would, its code and details set."""
-    context.set_code(CODES.get(status, grpc.StatusCode.INTERNAL))
+    context.set_code(code_of(status))
     context.set_details(message)
     return RpcRefused(message, status)
 

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
+import httpx
 import numpy as np
 import pytest
 import tritonclient.grpc as over_grpc
@@ -12,6 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from tritonclient.utils import InferenceServerException
 
+from serve_app import instance
 from tests.engines.llama_checkpoint import LINES
 from tests.integration.applications import Application
 from tests.integration.inferences import Stream, made, texts
@@ -152,6 +154,31 @@ def test_a_calls_id_is_the_clients(grpc_url: str, key: str) -> None:
         assert told([(key, "mine, too")]) == ["mine, too"]
         (made,) = told([])
         assert str(uuid.UUID(made)) == made
+
+
+def test_calls_to_models_inside_the_gateway_go_past_rays_wrapper(triton: Any, application: Application) -> None:
+    """Which writes each call that is refused into the gateway's log; Ray's metrics have the others too."""
+    logs = instance.folder(application.port) / "ray/session_latest/logs/serve"
+
+    def written() -> int:
+        return sum(log.read_text().count("Request failed.\n") for log in logs.glob("replica_*_gateway_*.log"))
+
+    def counted() -> float:
+        lines = httpx.get(application.instance().metrics_url, timeout=30).text.splitlines()
+        named = [line for line in lines if line.startswith("ray_serve_num_grpc_requests") and "ModelInfer" in line]
+        return sum(float(line.split()[-1]) for line in named)
+
+    def refuse(model: str) -> None:
+        with pytest.raises(InferenceServerException):
+            triton.infer(model, texts(over_grpc, "no number", name="input-0"))
+
+    refuse("iris")
+    application.until(lambda: written() > 0)
+    before, sum_before = written(), counted()
+    for model in ("inline-iris", "inline-iris", "inline-iris", "iris"):
+        refuse(model)
+    application.until(lambda: counted() >= sum_before + 4)
+    assert written() == before + 1
 
 
 def test_reflection_describes_the_service(grpc_url: str) -> None:
