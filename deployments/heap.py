@@ -12,7 +12,6 @@ def tidy() -> None:
     gc.unfreeze()
     gc.collect()
     gc.freeze()
-    trim()
 
 
 def trim() -> None:
