@@ -3,7 +3,6 @@
 Streams are timed where their bytes pass, in the model's replica. Knows nothing of what is answered.
 """
 
-import asyncio
 import math
 import time
 from collections.abc import Callable, MutableMapping
@@ -83,7 +82,7 @@ class Marks:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.end_s = time.monotonic()
         self.predicting_s, self.writing_s = min(self.predicting_s, self.end_s), min(self.writing_s, self.end_s)
-        asyncio.get_running_loop().call_soon(self._ended, self, kind is not None)
+        self._ended(self, kind is not None)
 
 
 class PredictTimes:

@@ -23,18 +23,21 @@ Handler = Callable[[bytes, Any], Awaitable[bytes]]
 
 
 def add_services_to_server(servicer: object, server: Any) -> None:
-    """Add what `open_inference_grpc` adds; `ModelInfer` as described above, if the server is a replica's."""
+    """Add what `open_inference_grpc` adds; `ModelInfer` as described above, if the server is a gateway's."""
     open_inference_grpc.add_services_to_server(servicer, server)
-    replica = getattr(getattr(server, "service_handler_factory", None), "__self__", None)
+    replica: Any = getattr(getattr(server, "service_handler_factory", None), "__self__", None)
     if not all(hasattr(replica, name) for name in NEEDED):
         return  # one of Ray Serve's proxies, which have calls answered by replicas
+    gateway = replica._user_callable_wrapper.user_callable
+    if not hasattr(gateway, "hosts"):
+        return  # a model's replica that is an application of its own
     for (handlers,) in server.generic_rpc_handlers:
         found = handlers._method_handlers
         if INFER in found:
-            found[INFER] = found[INFER]._replace(unary_unary=_shortened(found[INFER].unary_unary, replica))
+            found[INFER] = found[INFER]._replace(unary_unary=_shortened(found[INFER].unary_unary, replica, gateway))
 
 
-def _shortened(rays: Handler, replica: Any) -> Handler:
+def _shortened(rays: Handler, replica: Any, gateway: Any) -> Handler:
     """Ray's handler, in whose place the gateway is asked where it hosts the model."""
     from ray.serve._private.common import RequestMetadata, RequestProtocol
 
@@ -43,7 +46,6 @@ def _shortened(rays: Handler, replica: Any) -> Handler:
     about = RequestMetadata("", "", call_method="ModelInfer", route=name, app_name=name, **kind)
 
     async def infer(message: bytes, context: Any) -> bytes:
-        gateway = replica._user_callable_wrapper.user_callable
         metadata = dict(context.invocation_metadata())
         if metadata.get("application", name) != name or not gateway.hosts(message):
             return await rays(message, context)

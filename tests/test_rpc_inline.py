@@ -136,3 +136,9 @@ async def test_all_calls_go_rays_way_where_its_replica_is_another(missing: str) 
 
     async with serving(Other()) as ask:
         assert (await ask()).model_name == "Ray's"
+
+
+async def test_a_models_own_application_hosts_nothing_else(replica: Replica) -> None:
+    replica._user_callable_wrapper = SimpleNamespace(user_callable=object())
+    async with serving(replica) as ask:
+        assert (await ask()).model_name == "Ray's"

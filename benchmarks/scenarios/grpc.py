@@ -11,6 +11,9 @@ from benchmarks.scenario import OURS, Figures, Scenario, Server, Side, Target
 from benchmarks.serving import served
 from deployments.protocols import open_inference_pb2 as pb
 
+WARM_S = 8.0
+"""How long a server is asked by one client before it is timed: an application is slower in the seconds after its start."""
+
 
 def request() -> Any:
     """Two rows of irises as a message."""
@@ -19,7 +22,7 @@ def request() -> Any:
     return pb.ModelInferRequest(model_name="iris", inputs=[tensor])
 
 
-async def over_grpc(port: int, clients: int) -> dict[str, float]:
+async def over_grpc(port: int, clients: int, seconds: float = SECONDS) -> dict[str, float]:
     """Figures of so many calls at once over one channel."""
     asked = request()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -28,11 +31,12 @@ async def over_grpc(port: int, clients: int) -> dict[str, float]:
             request_serializer=pb.ModelInferRequest.SerializeToString,
             response_deserializer=pb.ModelInferResponse.FromString,
         )
-        return await load.calls(lambda: call(asked), clients, SECONDS)
+        return await load.calls(lambda: call(asked), clients, seconds)
 
 
 def measure(server: Server) -> Figures:
-    """Figures by the number of clients."""
+    """Figures by the number of clients, after `WARM_S` of the same."""
+    load.run(over_grpc(server.grpc, 1, WARM_S))
     return {case("gRPC", count): load.run(over_grpc(server.grpc, count)) for count in CLIENTS}
 
 
