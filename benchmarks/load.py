@@ -16,6 +16,8 @@ import uvloop
 from benchmarks.wrk import WRK, drive
 
 WARM_UP_S = 0.7
+SETTLE_S = 8.0
+"""How long a side is asked before it is timed, where that shows: in its first seconds an application is slower."""
 TIMEOUT_S = 120
 Found = TypeVar("Found")
 

@@ -24,7 +24,7 @@ from serve_app.direct import DirectReplica, DirectSettings
 from serve_app.gateway import Gateway, GatewaySettings
 from serve_app.model import GATEWAY, SHARED, Model, Resources, Scaling
 from serve_app.resolve import ModelEntry
-from serve_app.rpc import SERVICERS
+from serve_app.rpc_inline import SERVICERS
 from serve_app.transformer import TransformerReplica
 
 MAX_ANSWER_BYTES = 1 << 30

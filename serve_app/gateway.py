@@ -159,10 +159,9 @@ class Gateway(OpenInferenceMethods):
             del body  # a large one is in the object store now, and need not be kept besides
         await self._carriers[target.model.deployment].carry(head, parcel, send)
 
-    def hosts(self, message: bytes) -> bool:
-        """Whether a `ModelInferRequest` begins with the name of a model that is here."""
-        begins = len(message) > 1 and message[0] == 0x0A  # field 1, a text, whose length follows in a byte
-        return begins and message[2 : 2 + message[1]].decode("latin-1") in self._inline
+    def hosts(self, name: str) -> bool:
+        """Whether the model of that name is here."""
+        return name in self._inline
 
     async def _carry(self, name: str, head: Head, body: bytes, send: Send) -> None:
         """Have the model of that name or alias answer a request of a graph's step."""

@@ -13,6 +13,7 @@ from serve_app.model import SHARED
 OBJECT_STORE_SHARE = 0.15
 MAX_OBJECT_STORE_BYTES = 4 << 30
 _given: set[int] = set()
+"""Ports that this process was told are free, for what is yet to listen on them."""
 
 
 class MachineError(ServeAppError):

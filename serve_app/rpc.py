@@ -23,8 +23,6 @@ from deployments.protocols.open_inference_grpc import SERVICE, repository_model,
 from deployments.protocols.v2 import PROTOBUF
 
 Made = TypeVar("Made", bound=Message)
-SERVICERS = ["serve_app.rpc_inline.add_services_to_server"]
-"""What Ray Serve's gRPC servers are told to register (`grpc_options.grpc_servicer_functions`)."""
 NOT_CARRIED = frozenset({"content-type", "te", "user-agent", "grpc-accept-encoding", "accept-encoding"}) | {
     "content-length",
     "transfer-encoding",
@@ -100,13 +98,17 @@ class OpenInferenceMethods:
         return await self._read(grpc_context, path, pb.ModelStatisticsResponse())
 
     async def ModelInfer(self, message: bytes, grpc_context: RayServegRPCContext) -> "Written":
-        asked = _head_in(message)
+        asked = head_in(message)
         if asked is None:
             await self._admit(grpc_context)
             raise _refusal(UNREADABLE, 400, grpc_context)
+        return await self.infer(asked, message, grpc_context)
+
+    async def infer(self, asked: pb.ModelInferRequest, message: bytes, context: RayServegRPCContext) -> "Written":
+        """Answer a `ModelInfer`, of which `asked` is the head. Raises `RpcRefused`."""
         path = f"{_path(asked.model_name, asked.model_version)}/infer"
-        answer = await self._ask(grpc_context, "POST", path, message)
-        _raise_unless_done(answer, grpc_context)
+        answer = await self._ask(context, "POST", path, message)
+        _raise_unless_done(answer, context)
         return Written(answer.body)
 
     async def ModelStreamInfer(
@@ -114,7 +116,7 @@ class OpenInferenceMethods:
     ) -> AsyncIterator["Written | pb.ModelStreamInferResponse"]:
         """Each request's answers, in order: one, or as many as a text has pieces. An error ends its request only."""
         async for message in messages:
-            asked = _head_in(message)
+            asked = head_in(message)
             if asked is None:
                 await self._admit(grpc_context)
                 yield pb.ModelStreamInferResponse(error_message=UNREADABLE)
@@ -232,7 +234,7 @@ def _serving(up: bool) -> health_pb2.HealthCheckResponse:
     return state(status=state.SERVING if up else state.NOT_SERVING)
 
 
-def _head_in(message: bytes) -> pb.ModelInferRequest | None:
+def head_in(message: bytes) -> pb.ModelInferRequest | None:
     """Model, version and id of a `ModelInferRequest`, and no more of it where it begins with them; None if it is none.
 
     Protobuf writes fields by their numbers, so that these three come first: texts, behind a tag and a length of a byte

@@ -20,16 +20,16 @@ from serve_app.rpc_inline import NEEDED, add_services_to_server
 class Gateway:
     """Hosts `here`, and does with a call what its id says."""
 
-    def hosts(self, message: bytes) -> bool:
-        return bool(pb.ModelInferRequest.FromString(message).model_name == "here")
+    def hosts(self, name: str) -> bool:
+        return name == "here"
 
-    async def ModelInfer(self, message: bytes, grpc_context: Any) -> Written:  # noqa: N802  # its name in the protocol
-        asked = pb.ModelInferRequest.FromString(message)
+    async def infer(self, asked: pb.ModelInferRequest, message: bytes, context: Any) -> Written:
+        assert asked == pb.ModelInferRequest.FromString(message)
         if asked.id == "slow":
             await asyncio.sleep(60)
         if asked.id == "wrong":
-            grpc_context.set_code(grpc.StatusCode.NOT_FOUND)
-            grpc_context.set_details("no such thing")
+            context.set_code(grpc.StatusCode.NOT_FOUND)
+            context.set_details("no such thing")
             raise RpcRefused("no such thing", 404)
         if asked.id == "bug":
             raise KeyError(asked.id)

@@ -11,9 +11,6 @@ from benchmarks.scenario import OURS, Figures, Scenario, Server, Side, Target
 from benchmarks.serving import served
 from deployments.protocols import open_inference_pb2 as pb
 
-WARM_S = 8.0
-"""How long a server is asked by one client before it is timed: an application is slower in the seconds after its start."""
-
 
 def request() -> Any:
     """Two rows of irises as a message."""
@@ -35,8 +32,8 @@ async def over_grpc(port: int, clients: int, seconds: float = SECONDS) -> dict[s
 
 
 def measure(server: Server) -> Figures:
-    """Figures by the number of clients, after `WARM_S` of the same."""
-    load.run(over_grpc(server.grpc, 1, WARM_S))
+    """Figures by the number of clients, after `SETTLE_S` of one client."""
+    load.run(over_grpc(server.grpc, 1, load.SETTLE_S))
     return {case("gRPC", count): load.run(over_grpc(server.grpc, count)) for count in CLIENTS}
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx
 
+from benchmarks import load
 from benchmarks.libraries import called, no_server
 from benchmarks.scenario import OURS, Figures, Scenario, Server, Side, Target
 from benchmarks.serving import served
@@ -17,8 +18,6 @@ LIBRARY = "coqui-tts"
 CASE = "a sentence of 11 words"
 SENTENCE = "The ship crossed an iron sea while nobody counted the lamps."
 TIMES = 20
-WARM_S = 8.0
-"""How long each side speaks before it is timed: in its first seconds an application has its processes' start to end."""
 CHUNK_TOKENS = 6
 CATALOG = """
 name: bench
@@ -64,8 +63,8 @@ def measure(server: Server) -> Figures:
 
 
 def timed(first_s: Callable[[], float]) -> Figures:
-    """The median of `TIMES` such times in seconds, after `WARM_S` of the same."""
-    ends_s = time.monotonic() + WARM_S
+    """The median of `TIMES` such times in seconds, after `SETTLE_S` of the same."""
+    ends_s = time.monotonic() + load.SETTLE_S
     while time.monotonic() < ends_s:
         first_s()
     return {CASE: {"first ms": statistics.median([first_s() for _ in range(TIMES)]) * 1000}}

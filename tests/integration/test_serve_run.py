@@ -22,7 +22,7 @@ from tritonclient.utils import InferenceServerException
 
 from serve_app import instance, machine
 from serve_app.environment import SESSION
-from serve_app.rpc import SERVICERS
+from serve_app.rpc_inline import SERVICERS
 from tests.integration.inferences import Stream, texts
 
 BIN = Path(sys.executable).parent
